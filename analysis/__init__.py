@@ -1,0 +1,1 @@
+"""Readers of a finished search: the final evaluation and its report."""

@@ -1,0 +1,1 @@
+"""The task and the model: MedQA questions, prompts, QLoRA training, scoring, metrics."""

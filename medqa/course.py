@@ -1,0 +1,98 @@
+"""Questions -> the course of training: every example of every epoch, in the order in which it is seen."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medqa.config import TrialConfig
+from medqa.errors import DataError
+from medqa.prompt import Encoded, PromptEncoder, shuffle_options
+from medqa.questions import Question
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+"""Label of a token that is not trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """All training examples of one trial in order; epochs follow each other without a gap."""
+
+    examples: tuple[Encoded, ...]
+    left_out: tuple[str, ...]
+    """Ids of the questions longer than `max_length` tokens, which are not trained on."""
+    examples_per_epoch: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        return max(len(example.full_ids) for example in self.examples)
+
+    def total_steps(self, effective_batch_size: int) -> int:
+        """Optimizer steps of the whole course."""
+        return math.ceil(len(self.examples) / effective_batch_size)
+
+
+def build_course(config: TrialConfig, questions: Sequence[Question], encoder: PromptEncoder) -> Course:
+    """Encode, order and repeat the training questions; the same config gives the same course.
+
+    Raises:
+        DataError: when no question fits in `config.max_length`.
+    """
+    fixed = {question.id: encoder.encode(question) for question in questions}
+    fitting = [question for question in questions if len(fixed[question.id].full_ids) <= config.max_length]
+    if not fitting:
+        raise DataError(f"no training question fits in {config.max_length} tokens: raise max_length")
+    total = max(1, round(len(fitting) * config.num_train_epochs))
+    examples: list[Encoded] = []
+    for epoch in range(math.ceil(total / len(fitting))):
+        generator = random.Random(f"{config.seed}-{epoch}")
+        order = fitting[:]
+        generator.shuffle(order)
+        for question in order[: total - len(examples)]:
+            # a new order has the same tokens or, where they merge differently at line ends, nearly so
+            shuffled = encoder.encode(shuffle_options(question, generator)) if config.shuffle_options else None
+            examples.append(shuffled or fixed[question.id])
+    left_out = tuple(question.id for question in questions if len(fixed[question.id].full_ids) > config.max_length)
+    return Course(tuple(examples), left_out, len(fitting))
+
+
+def collate(examples: Sequence[dict[str, Any]], pad_token_id: int, question_loss_weight: float) -> dict[str, Any]:
+    """Pad examples on the right into tensors of shape (B, T).
+
+    Returns:
+        input_ids, attention_mask, labels (IGNORED where the weight is 0) and loss_weights: 1 on the answer's
+        tokens, `question_loss_weight` on the prompt's, 0 on padding.
+    """
+    import torch
+
+    shape = (len(examples), max(len(example["input_ids"]) for example in examples))
+    ids_BT = torch.full(shape, pad_token_id, dtype=torch.long)
+    mask_BT = torch.zeros(shape, dtype=torch.long)
+    weights_BT = torch.zeros(shape)
+    for row, example in enumerate(examples):
+        length, prompt_length = len(example["input_ids"]), example["prompt_length"]
+        ids_BT[row, :length] = torch.as_tensor(example["input_ids"])
+        mask_BT[row, :length] = 1
+        weights_BT[row, :prompt_length] = question_loss_weight
+        weights_BT[row, prompt_length:length] = 1.0
+    labels_BT: torch.Tensor = ids_BT.masked_fill(weights_BT == 0, IGNORED)
+    return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT, "loss_weights": weights_BT}
+
+
+def to_dataset(course: Course) -> Any:
+    """Return the course as a datasets.Dataset with columns input_ids and prompt_length."""
+    import datasets
+
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": [example.full_ids for example in course.examples],
+            "prompt_length": [len(example.prompt_ids) for example in course.examples],
+        }
+    )

@@ -1,0 +1,25 @@
+"""The errors a person can act on; every one is a single line that says what to do."""
+
+
+class MedQAError(Exception):
+    """Base of all errors raised on purpose; a script prints its text and exits with code 2."""
+
+
+class ConfigError(MedQAError):
+    """A setting is unknown, of the wrong type or out of its range."""
+
+
+class DataError(MedQAError):
+    """Questions are missing, malformed, or not those that were trained on."""
+
+
+class ModelError(MedQAError):
+    """A model folder or Hub model cannot be used."""
+
+
+class RecordError(MedQAError):
+    """The files of a trial or a search are missing or contradict each other."""
+
+
+class DivergedError(MedQAError):
+    """Training produced a loss that is not a finite number."""

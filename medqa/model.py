@@ -1,0 +1,268 @@
+"""The 4-bit base model, an adapter put on and taken off, and the base kept for the next trial."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medqa.config import DEMO, Task, TrialConfig
+from medqa.errors import ModelError
+from medqa.prompt import PromptEncoder
+from medqa.quiet import silence_libraries
+
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL_PROJECTIONS = (*ATTENTION_PROJECTIONS, "gate_proj", "up_proj", "down_proj")
+_NEEDED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+_SAMPLED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A quantised base model with its tokenizer; its weights never change."""
+
+    task: Task
+    model: Any
+    """transformers causal language model with NF4 linear layers, in evaluation mode, frozen."""
+    tokenizer: Any
+    encoder: PromptEncoder
+    fingerprint: str
+    """SHA-256 over config.json and samples of the weight files."""
+
+    @contextlib.contextmanager
+    def new_adapter(self, config: TrialConfig) -> Iterator[Any]:
+        """Yield the model with a fresh LoRA adapter, started from `config.seed`; take it off after."""
+        from peft import LoraConfig, get_peft_model
+        from transformers import set_seed
+
+        targets = ALL_PROJECTIONS if config.lora_targets == "all" else ATTENTION_PROJECTIONS
+        _require_projections(self.model, targets)
+        lora = LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules=list(targets),
+            use_rslora=config.use_rslora,
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=self.task.model,
+        )
+        set_seed(config.seed)
+        with self._taking_off():
+            yield get_peft_model(self.model, lora)
+
+    @contextlib.contextmanager
+    def adapter_from(self, folder: Path) -> Iterator[Any]:
+        """Yield the model with the adapter saved in `folder`; take it off after.
+
+        Raises:
+            ModelError: when the folder holds no adapter.
+        """
+        from peft import PeftModel
+
+        if not (folder / "adapter_config.json").is_file():
+            raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing)")
+        with self._taking_off():
+            yield PeftModel.from_pretrained(self.model, folder)
+
+    @contextlib.contextmanager
+    def _taking_off(self) -> Iterator[None]:
+        """Undo all that PEFT and TRL put on the model, so that it computes what it did before."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        try:
+            yield
+        finally:
+            for name, module in list(self.model.named_modules()):
+                if isinstance(module, BaseTunerLayer):
+                    parent, _, child = name.rpartition(".")
+                    setattr(self.model.get_submodule(parent), child, module.get_base_layer())
+            # TRL's fused head and the gradient-checkpointing hook live on the model, not on the adapter
+            for name in ("forward", "peft_config", "model_tags"):
+                self.model.__dict__.pop(name, None)
+            self.model.gradient_checkpointing_disable()
+            if hasattr(self.model, "_require_grads_hook"):
+                self.model.disable_input_require_grads()
+            self.model.requires_grad_(False)
+            self.model.zero_grad(set_to_none=True)
+            self.model.eval()
+            _free_memory()
+
+
+def load_base(task: Task) -> BaseModel:
+    """Return the base model of `task`, quantised to NF4; the same task again returns the one in memory.
+
+    Raises:
+        ModelError: when the model cannot be had or used.
+    """
+    # One base at a time: a second 7B model beside the first would not fit on most GPUs.
+    if _load_base.cache_info().currsize and task not in _loaded:
+        _load_base.cache_clear()
+        _free_memory()
+    _loaded[:] = [task]
+    return _load_base(task)
+
+
+_loaded: list[Task] = []
+
+
+@functools.lru_cache(maxsize=1)
+def _load_base(task: Task) -> BaseModel:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    silence_libraries()
+    folder = resolve_model(task)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    try:
+        # the Hugging Face tokenizer also where mistral-common is installed, so that one template holds everywhere
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, mistral_format=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=quantization,
+            dtype=torch.bfloat16,
+            device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: the model does not load ({_first_line(error)})") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    _keep_gradients_on_cpu(model)
+    model.requires_grad_(False).eval()
+    return BaseModel(task, model, tokenizer, PromptEncoder(tokenizer), _fingerprint(folder))
+
+
+def _keep_gradients_on_cpu(model: Any) -> None:
+    """Keep bitsandbytes from repacking weights on CPUs with AVX512-BF16.
+
+    A layer called once without gradients is repacked there for good, and the gradient through it is
+    silently lost afterwards: an evaluation would end the learning.
+    """
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def check_model(task: Task) -> None:
+    """Check cheaply, without loading weights, that the model of `task` can be had.
+
+    Raises:
+        ModelError: when the folder has no config, no safetensors weights or no tokenizer, or the Hub says no.
+    """
+    if task.model == DEMO or _is_local(task.model):
+        _check_folder(_local_folder(task.model))
+        return
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(task.model):
+        hf_hub_download(task.model, "config.json", revision=task.model_revision)
+
+
+def resolve_model(task: Task) -> Path:
+    """Return the local folder of the model, downloaded from the Hub into its cache where needed."""
+    if task.model == DEMO or _is_local(task.model):
+        folder = _local_folder(task.model)
+    else:
+        from huggingface_hub import snapshot_download
+
+        with _hub_errors(task.model):
+            folder = Path(
+                snapshot_download(
+                    task.model,
+                    revision=task.model_revision,
+                    allow_patterns=_NEEDED_FILES,
+                    # Mistral's repositories hold the same weights a second time under this name
+                    ignore_patterns=["consolidated*"],
+                )
+            )
+    _check_folder(folder)
+    return folder
+
+
+def _local_folder(model: str) -> Path:
+    if model != DEMO:
+        return Path(model).expanduser()
+    from medqa.demo import BASE_FOLDER
+
+    return BASE_FOLDER
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).expanduser().exists() or model.startswith((".", "/", "~")) or model.count("/") != 1
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder, and not a Hub id of the form OWNER/NAME")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: no config.json, so this is not a model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no weights as *.safetensors (other formats are not loaded)")
+    if not any(folder.glob("tokenizer*")):
+        raise ModelError(f"{folder}: no tokenizer files")
+
+
+@contextlib.contextmanager
+def _hub_errors(model: str) -> Iterator[None]:
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        yield
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{model} asks for an accepted licence: accept it on its Hub page, then set HF_TOKEN to your access token"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"{model}: no such model on the Hub, or it is private and HF_TOKEN is not set") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{model} cannot be fetched from the Hub ({_first_line(error)}): check the network, or give a local "
+            "folder with --model, or run the demo with --demo"
+        ) from error
+
+
+def _require_projections(model: Any, targets: tuple[str, ...]) -> None:
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    missing = [target for target in targets if target not in present]
+    if missing:
+        raise ModelError(f"{type(model).__name__} has no layers named {', '.join(missing)}: LoRA cannot be put on it")
+
+
+def _fingerprint(folder: Path) -> str:
+    """Hash config.json whole, and of each weight file its name, size, first and last MiB."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLED_BYTES))
+            file.seek(max(0, size - _SAMPLED_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,236 @@
+"""MedQA questions from the Hub, from local files or from the demo, every row checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medqa.config import DEMO
+from medqa.errors import DataError
+
+LETTERS = "ABCDE"
+"""Letters an option may have; MedQA uses the first four."""
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+_SPLIT_WORDS = {TRAIN: ("train",), VALIDATION: ("validation", "valid", "val", "dev"), TEST: ("test",)}
+_SUFFIXES = (".jsonl", ".json", ".parquet")
+_SHOWN_FAULTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One multiple-choice question."""
+
+    id: str
+    question: str
+    options: dict[str, str]
+    """Letter to option text, letters "A", "B", ... in order."""
+    answer: str
+    """The letter of the right option."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """The questions that a search may see: never those of the test split."""
+
+    train: tuple[Question, ...]
+    validation: tuple[Question, ...]
+    fingerprint: str
+    """SHA-256 over both splits' rows; the final evaluation refuses other rows."""
+
+
+def load_search_questions(source: str, revision: str | None = None, options: int | None = 4) -> QuestionSet:
+    """Load and check the train and validation splits of `source`.
+
+    Args:
+        source: "demo", a local folder or file, or a Hub data set id.
+        revision: Hub revision; None takes the newest.
+        options: How many options each question must have; None allows 2 to 5.
+
+    Raises:
+        DataError: when a split is missing or empty, a row is malformed, or the splits share a question.
+    """
+    train = _load_split(source, TRAIN, revision, options)
+    validation = _load_split(source, VALIDATION, revision, options)
+    check_disjoint({TRAIN: train, VALIDATION: validation})
+    return QuestionSet(train=train, validation=validation, fingerprint=fingerprint([*train, *validation]))
+
+
+def load_test_questions(source: str, revision: str | None = None, options: int | None = 4) -> tuple[Question, ...]:
+    """Load and check the test split; only the final evaluation calls this, a test holds the others to it."""
+    return _load_split(source, TEST, revision, options)
+
+
+def fingerprint(questions: Iterable[Question]) -> str:
+    """Return a SHA-256 over ids, texts, options and answers in order."""
+    digest = hashlib.sha256()
+    for item in questions:
+        row = [item.id, item.question, sorted(item.options.items()), item.answer]
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check_disjoint(splits: dict[str, Sequence[Question]]) -> None:
+    """Raise DataError when a question stands in two splits (letters and digits compared, case ignored)."""
+    seen: dict[tuple[str, ...], tuple[str, str]] = {}
+    for split, questions in splits.items():
+        for item in questions:
+            key = _normalised(item)
+            other_split, other_id = seen.setdefault(key, (split, item.id))
+            if other_split != split:
+                raise DataError(
+                    f"question {item.id!r} of {split} stands as {other_id!r} in {other_split} too: "
+                    "remove it from one of them, or the score is not of unseen questions"
+                )
+
+
+def _normalised(item: Question) -> tuple[str, ...]:
+    texts = [item.question, *sorted(item.options.values())]
+    return tuple(re.sub(r"[^a-z0-9]+", "", text.lower()) for text in texts)
+
+
+def _load_split(source: str, split: str, revision: str | None, options: int | None) -> tuple[Question, ...]:
+    from medqa.demo import QUESTIONS_FOLDER
+
+    path = QUESTIONS_FOLDER if source == DEMO else Path(source)
+    local = path.exists() or source.startswith((".", "/", "~"))
+    origin, rows = _read_local(path, split) if local else _read_hub(source, split, revision)
+    questions = check_rows(rows, origin, split, options)
+    if not questions:
+        raise DataError(f"{origin}: no questions in the {split} split")
+    return questions
+
+
+def _read_local(path: Path, split: str) -> tuple[str, list[Any]]:
+    if not path.exists():
+        raise DataError(f"{path}: no such data folder or file")
+    found = [path] if path.is_file() else _files_of(path, split)
+    if not found:
+        raise DataError(
+            f"{path}: no file for the {split} split; name one like {split}.jsonl "
+            f"(.jsonl, .json or .parquet, with one of {', '.join(_SPLIT_WORDS[split])} in its name)"
+        )
+    rows = [row for file in found for row in _read_file(file)]
+    return ", ".join(str(file) for file in found), rows
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    words = _SPLIT_WORDS[split]
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in _SUFFIXES and file.is_file()]
+    visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    return [file for file in visible if set(re.split(r"[^a-z0-9]+", file.stem.lower())) & set(words)]
+
+
+def _read_file(path: Path) -> list[Any]:
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            rows: list[Any] = pyarrow.parquet.read_table(path).to_pylist()
+            return rows
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            return [_parse_line(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        content = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable {path.suffix} file ({error})") from error
+    if not isinstance(content, list):
+        raise DataError(f"{path}: the JSON must be a list of questions")
+    return content
+
+
+def _parse_line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, row {number}: not JSON ({error})") from error
+
+
+def _read_hub(source: str, split: str, revision: str | None) -> tuple[str, list[Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(source, split=split, revision=revision)
+    except Exception as error:  # the Hub client has many error types; all of them mean "not to be had"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(
+            f"data {source!r} is neither a local folder nor loadable from the Hub ({reason}): "
+            "check the name and the network, or give a folder with --data"
+        ) from error
+    return f"{source} ({split})", list(loaded)
+
+
+def check_rows(rows: Sequence[Any], origin: str, split: str, options: int | None = 4) -> tuple[Question, ...]:
+    """Turn raw rows of either Hub schema, or ours, into questions.
+
+    Raises:
+        DataError: naming the first bad rows by origin, row number (from 1) and fault.
+    """
+    questions: list[Question] = []
+    faults: list[str] = []
+    first_row_of: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            item = _to_question(row, f"{split}-{number - 1:05d}")
+            _check_question(item, options)
+            if item.id in first_row_of:
+                raise ValueError(f"duplicate id {item.id!r}, first in row {first_row_of[item.id]}")
+        except ValueError as error:
+            faults.append(f"{origin}, row {number}: {error}")
+            continue
+        first_row_of[item.id] = number
+        questions.append(item)
+    if faults:
+        more = f"; and {len(faults) - _SHOWN_FAULTS} more rows" if len(faults) > _SHOWN_FAULTS else ""
+        raise DataError("; ".join(faults[:_SHOWN_FAULTS]) + more)
+    return tuple(questions)
+
+
+def _to_question(row: Any, default_id: str) -> Question:
+    if not isinstance(row, dict):
+        raise ValueError("not an object with named fields")
+    if "ending0" in row:
+        return _from_endings(row, default_id)
+    for field in ("question", "options"):
+        if field not in row:
+            raise ValueError(f"no field {field!r}")
+    answer = row.get("answer_idx", row.get("answer"))
+    options = row["options"]
+    if isinstance(options, list):
+        options = {option["key"]: option["value"] for option in options}
+    if not isinstance(options, dict):
+        raise ValueError("options is not an object of letter: text")
+    # parquet files hold a struct with every letter; an absent option is null there
+    present = {str(letter): text for letter, text in sorted(options.items()) if text is not None}
+    return Question(str(row.get("id", default_id)), row["question"], present, str(answer))
+
+
+def _from_endings(row: dict[str, Any], default_id: str) -> Question:
+    endings = sorted(name for name in row if re.fullmatch(r"ending\d", name))
+    options = {LETTERS[int(name[-1])]: row[name] for name in endings if int(name[-1]) < len(LETTERS)}
+    label = row.get("label")
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(LETTERS):
+        raise ValueError(f"label {label!r} is not the number of an option")
+    question = " ".join(part for part in (row.get("sent1"), row.get("sent2")) if part)
+    return Question(str(row.get("id", default_id)), question, options, LETTERS[label])
+
+
+def _check_question(item: Question, options: int | None) -> None:
+    if not isinstance(item.question, str) or not item.question.strip():
+        raise ValueError("the question's text is empty")
+    if options is not None and len(item.options) != options:
+        raise ValueError(f"{len(item.options)} options, must have {options}")
+    if not 2 <= len(item.options) <= len(LETTERS):
+        raise ValueError(f"{len(item.options)} options, must have 2 to {len(LETTERS)}")
+    wanted = LETTERS[: len(item.options)]
+    if "".join(item.options) != wanted:
+        raise ValueError(f"options are lettered {', '.join(item.options)}, must be {', '.join(wanted)}")
+    for letter, text in item.options.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"option {letter} is empty")
+    if item.answer not in item.options:
+        raise ValueError(f"answer {item.answer!r} is not among the options")

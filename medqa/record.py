@@ -1,0 +1,154 @@
+"""A trial's files: their names and formats, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medqa.config import Task, TrialConfig, from_mapping
+from medqa.errors import RecordError
+from medqa.scoring import Prediction
+
+ADAPTER = "adapter"
+"""Folder of the best adapter, as PEFT saves it."""
+CONFIG = "config.json"
+TRAINING_LOG = "training_log.json"
+TRAINING_SUMMARY = "training_summary.json"
+TRAINING_CURVE = "training_curve.png"
+VAL_RESULTS = "val_results.json"
+STATE = "state"
+"""Folder from which training goes on; not part of what a finished trial leaves."""
+_VERSIONED = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
+RECORD_FILES = (CONFIG, TRAINING_LOG, TRAINING_SUMMARY, TRAINING_CURVE, VAL_RESULTS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrialIdentity:
+    """What a trial was trained on and with; the final evaluation refuses anything else."""
+
+    name: str
+    """Preset's name, or a name made by the search."""
+    config: TrialConfig
+    task: Task
+    data_fingerprint: str
+    """SHA-256 of the train and validation rows."""
+    prompt_fingerprint: str
+    """SHA-256 of the prompt wordings."""
+    base_fingerprint: str
+    """SHA-256 of the base model's configuration and weight files' names and sizes."""
+    versions: dict[str, str]
+    """Package name to version."""
+
+
+def write_identity(run_dir: Path, identity: TrialIdentity) -> None:
+    """Write config.json."""
+    write_json(run_dir / CONFIG, dataclasses.asdict(identity))
+
+
+def read_identity(run_dir: Path) -> TrialIdentity:
+    """Read config.json; RecordError when it is missing or not one of ours."""
+    content = read_json(run_dir / CONFIG)
+    try:
+        fields = {**content, "config": from_mapping(content["config"]), "task": Task(**content["task"])}
+        return TrialIdentity(**fields)
+    except (KeyError, TypeError) as error:
+        raise RecordError(f"{run_dir / CONFIG}: not a trial's configuration ({error})") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; RecordError when the file is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise RecordError(f"{path}: not JSON ({error})") from error
+
+
+def prediction_rows(predictions: tuple[Prediction, ...], topics: list[str]) -> list[dict[str, Any]]:
+    """Return one row per prediction: idx, gold, pred, raw_output, correct, topic, and what letter scoring adds."""
+    return [
+        {
+            "idx": index,
+            "id": item.id,
+            "gold": item.gold,
+            "pred": item.pred,
+            "raw_output": item.raw_output,
+            "correct": item.correct,
+            "topic": topic,
+            "probabilities": item.probabilities,
+            "letter_mass": item.letter_mass,
+            "gold_nll": item.gold_nll,
+        }
+        for index, (item, topic) in enumerate(zip(predictions, topics, strict=True))
+    ]
+
+
+def predictions_from_rows(rows: list[dict[str, Any]]) -> tuple[Prediction, ...]:
+    """Read predictions back from `prediction_rows`."""
+    names = [field.name for field in dataclasses.fields(Prediction)]
+    return tuple(Prediction(**{name: row[name] for name in names}) for row in rows)
+
+
+def write_summary(run_dir: Path, name: str, log: list[dict[str, Any]], left_out: int) -> None:
+    """Write training_summary.json from the evaluations so far.
+
+    Args:
+        run_dir: The trial's folder.
+        name: The trial's name.
+        log: Rows of training_log.json; at least one.
+        left_out: Training questions left out because they were too long.
+    """
+    last = log[-1]
+    write_json(
+        run_dir / TRAINING_SUMMARY,
+        {
+            "config_name": name,
+            "best_eval_loss": min(row["lm_loss"] for row in log),
+            "best_accuracy": last["best_accuracy"],
+            "best_answer_nll": last["best_answer_nll"],
+            "best_step": last["best_step"],
+            "steps": last["step"],
+            "total_steps": last["total_steps"],
+            "total_train_time_sec": last["seconds"],
+            "peak_gib": last["peak_gib"],
+            "stop_reason": last["stop_reason"],
+            "train_questions_left_out": left_out,
+            "adapter_path": ADAPTER,
+        },
+    )
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then put it in the place of the old one."""
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the packages on which a trial's numbers depend."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
