@@ -49,11 +49,13 @@ class BaseModel:
             target_modules=list(targets),
             use_rslora=config.use_rslora,
             task_type="CAUSAL_LM",
-            base_model_name_or_path=self.task.model,
         )
         set_seed(config.seed)
         with self._taking_off():
-            yield get_peft_model(self.model, lora)
+            model = get_peft_model(self.model, lora)
+            # the adapter's files name the model, not a folder of this machine
+            model.peft_config["default"].base_model_name_or_path = self.task.model
+            yield model
 
     @contextlib.contextmanager
     def adapter_from(self, folder: Path) -> Iterator[Any]:
