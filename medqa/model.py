@@ -52,10 +52,7 @@ class BaseModel:
         )
         set_seed(config.seed)
         with self._taking_off():
-            model = get_peft_model(self.model, lora)
-            # the adapter's files name the model, not a folder of this machine
-            model.peft_config["default"].base_model_name_or_path = self.task.model
-            yield model
+            yield get_peft_model(self.model, lora)
 
     @contextlib.contextmanager
     def adapter_from(self, folder: Path) -> Iterator[Any]:

@@ -213,7 +213,7 @@ class _LetterTrainer(SFTTrainer):
         if not math.isfinite(row["train_loss"]) or not math.isfinite(row["answer_nll"]):
             raise DivergedError(f"diverged at step {row['step']}: the loss is {row['train_loss']}")
         if row["best_step"] == row["step"]:
-            record.replace_folder(self.run_dir / record.ADAPTER, functools.partial(_save_adapter, self.model))
+            record.replace_folder(self.run_dir / record.ADAPTER, self._save_adapter)
             results = study_results(scores.predictions, self.questions.validation)
             record.write_json(self.run_dir / record.VAL_RESULTS, results)
         self.log_rows.append(row)
@@ -237,6 +237,14 @@ class _LetterTrainer(SFTTrainer):
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
         }
         return row | decide(self.config, [*self.log_rows, row])
+
+    def _save_adapter(self, folder: Path) -> None:
+        """Save the adapter so that its files name the model as the task does, not a folder of this machine."""
+        lora = self.model.peft_config["default"]
+        local, lora.base_model_name_or_path = lora.base_model_name_or_path, self.base.task.model
+        # the Hub is not asked whether the vocabulary grew: it never does here
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        lora.base_model_name_or_path = local
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save what a restart needs, then tell the caller; a finished trial needs nothing."""
@@ -284,11 +292,6 @@ def decide(config: TrialConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def selection_key(config: TrialConfig, accuracy: float, answer_nll: float) -> tuple[float, float]:
     """Return a key by which the better evaluation sorts first."""
     return (-accuracy, answer_nll) if config.selection_metric == "accuracy" else (answer_nll, -accuracy)
-
-
-def _save_adapter(model: Any, folder: Path) -> None:
-    # the Hub is not asked whether the vocabulary grew: it never does here
-    model.save_pretrained(folder, save_embedding_layers=False)
 
 
 def evaluations(run_dir: Path) -> list[Evaluation]:

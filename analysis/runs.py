@@ -1,0 +1,213 @@
+"""The search's runs in MLflow, the winner among them and its files; the only MLflow reader here.
+
+What the search writes there: experiment "medqa"; a parent run with the tags role=search and search=NAME; below it a
+run per trial with the tags role=trial, search, state (running, completed, stopped or failed) and seed_point (a preset's
+name, or ""), the trial's parameters, metrics by optimizer step, and the trial's files as artifacts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medqa.errors import RecordError
+from medqa.record import ADAPTER, CONFIG, VAL_RESULTS, read_json
+
+EXPERIMENT = "medqa"
+SETTINGS = "settings.json"
+BEST_MEANS = (
+    "the completed trial with the best validation value of the search's metric at its kept checkpoint; "
+    "ties go to the lower answer NLL, then to the earlier start; "
+    "trials that the search stopped early count only when none was completed"
+)
+"""What --best chooses."""
+_HIGHER_IS_BETTER = {"accuracy": True, "answer_nll": False}
+_START_A_SEARCH = "run one first: make search, or .venv/bin/python tune/search.py"
+_ALL = 50_000  # the largest page that MLflow's stores give
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One trial as MLflow knows it."""
+
+    run_id: str
+    name: str
+    seed_point: str
+    """Preset's name; "" for a trial that the sampler chose."""
+    state: str
+    start_ms: int
+    best_accuracy: float | None
+    """Validation accuracy at the kept checkpoint; None before the first evaluation."""
+    best_answer_nll: float | None
+    """Validation answer NLL at the kept checkpoint, in nats; None before the first evaluation."""
+    parameters: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """One search: its folder, its parent run and its trials in the order of their starts."""
+
+    name: str
+    folder: Path
+    tracking_uri: str
+    run_id: str
+    metric: str
+    """"accuracy" or "answer_nll"."""
+    trials: tuple[Trial, ...]
+
+
+def find_search(results: Path, tracking_uri: str | None = None, name: str | None = None) -> Search:
+    """Find a search of the results folder, the newest one when no name is given.
+
+    Args:
+        results: Folder that holds a folder per search.
+        tracking_uri: MLflow's address; None takes the SQLite file in `results`.
+        name: The search's name.
+
+    Raises:
+        RecordError: when there is no such search.
+    """
+    uri = tracking_uri or f"sqlite:///{results}/mlflow.db"
+    _require_store(uri, results)
+    with _mlflow_errors(uri):
+        client = _client(uri)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            raise RecordError(f"{uri} holds no search: {_START_A_SEARCH}")
+        parents = _runs(client, experiment.experiment_id, "tags.role = 'search'")
+        parent = _choose_parent(parents, results, name)
+        found = parent.data.tags["search"]
+        children = _runs(client, experiment.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    return Search(
+        name=found,
+        folder=results / found,
+        tracking_uri=uri,
+        run_id=parent.info.run_id,
+        metric=_metric(results / found),
+        trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.start_ms)),
+    )
+
+
+def choose_winner(search: Search) -> Trial:
+    """Return the best trial as BEST_MEANS says.
+
+    Raises:
+        RecordError: when no trial has ended with a value.
+    """
+    for state in ("completed", "stopped"):
+        candidates = [trial for trial in search.trials if trial.state == state and _value(search, trial) is not None]
+        if candidates:
+            return min(candidates, key=lambda trial: _rank(search, trial))
+    states = sorted({trial.state for trial in search.trials}) or ["none"]
+    raise RecordError(
+        f"search {search.name!r} has no completed trial with a value (trials: {', '.join(states)}): let it go on with "
+        f".venv/bin/python tune/search.py --name {search.name}"
+    )
+
+
+def download_record(search: Search, trial: Trial, into: Path) -> Path:
+    """Fetch what the evaluation needs of the trial's files from its run's artifacts; return their folder.
+
+    Raises:
+        RecordError: when one of them is not there.
+    """
+    needed = (ADAPTER, CONFIG, VAL_RESULTS)
+    with _mlflow_errors(search.tracking_uri):
+        client = _client(search.tracking_uri)
+        present = {item.path for item in client.list_artifacts(trial.run_id)}
+        missing = [name for name in needed if name not in present]
+        if missing:
+            raise RecordError(f"trial {trial.name!r} (run {trial.run_id}) lacks {', '.join(missing)} in its artifacts")
+        for name in needed:
+            client.download_artifacts(trial.run_id, name, str(into))
+    return into
+
+
+def log_evaluation(search: Search, trial: Trial, folder: Path, metrics: dict[str, float], tags: dict[str, str]) -> None:
+    """Add the evaluation to the winner's run: its files as artifacts, main numbers as metrics, and tags."""
+    with _mlflow_errors(search.tracking_uri):
+        client = _client(search.tracking_uri)
+        client.log_artifacts(trial.run_id, str(folder), artifact_path=folder.name)
+        for name, value in metrics.items():
+            client.log_metric(trial.run_id, name, value)
+        for name, text in tags.items():
+            client.set_tag(trial.run_id, name, text)
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient  # 4.5 s
+
+    return MlflowClient(tracking_uri=uri)
+
+
+@contextlib.contextmanager
+def _mlflow_errors(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:  # a server that cannot be reached is an OSError
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecordError(f"MLflow at {uri}: {reason}") from error
+
+
+def _require_store(uri: str, results: Path) -> None:
+    # MLflow would make an empty database where there is none
+    prefix = "sqlite:///"
+    if uri.startswith(prefix) and not Path(uri.removeprefix(prefix)).is_file():
+        raise RecordError(f"no search in {results}: {uri.removeprefix(prefix)} does not exist; {_START_A_SEARCH}")
+
+
+def _runs(client: Any, experiment_id: str, condition: str) -> list[Any]:
+    return list(client.search_runs([experiment_id], filter_string=condition, max_results=_ALL))
+
+
+def _choose_parent(parents: list[Any], results: Path, name: str | None) -> Any:
+    here = [run for run in parents if (results / run.data.tags["search"] / SETTINGS).is_file()]
+    names = sorted({run.data.tags["search"] for run in here})
+    if not here:
+        raise RecordError(f"no search in {results}: {_START_A_SEARCH}")
+    if name is not None:
+        here = [run for run in here if run.data.tags["search"] == name]
+    if not here:
+        raise RecordError(f"no search named {name!r} in {results}: there are {', '.join(names)}")
+    return max(here, key=lambda run: run.info.start_time)
+
+
+def _metric(folder: Path) -> str:
+    metric = read_json(folder / SETTINGS).get("metric")
+    if metric not in _HIGHER_IS_BETTER:
+        raise RecordError(f"{folder / SETTINGS}: metric is {metric!r}, must be {' or '.join(_HIGHER_IS_BETTER)}")
+    return str(metric)
+
+
+def _trial(run: Any) -> Trial:
+    tags, metrics = run.data.tags, run.data.metrics
+    return Trial(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        seed_point=tags.get("seed_point", ""),
+        state=tags.get("state", "running"),
+        start_ms=run.info.start_time,
+        best_accuracy=metrics.get("best_accuracy"),
+        best_answer_nll=metrics.get("best_answer_nll"),
+        parameters=dict(run.data.params),
+    )
+
+
+def _value(search: Search, trial: Trial) -> float | None:
+    return trial.best_accuracy if search.metric == "accuracy" else trial.best_answer_nll
+
+
+def _rank(search: Search, trial: Trial) -> tuple[float, float, int]:
+    value = _value(search, trial)
+    if value is None:
+        raise RecordError(f"trial {trial.name!r} has no value")
+    nll = float("inf") if trial.best_answer_nll is None else trial.best_answer_nll
+    return (-value if _HIGHER_IS_BETTER[search.metric] else value, nll, trial.start_ms)

@@ -1,0 +1,173 @@
+"""The evaluation's files, figures and report, made from answers of known accuracy and made again from JSON alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from analysis_fakes import make_evaluation, make_predictions, make_questions, make_subject
+
+from analysis import study_files
+from analysis.mistakes import count_kinds, kind_of
+from analysis.plots import draw_all
+from analysis.reads import log_read, new_folder
+from analysis.report import format_table, write_report
+from medqa.errors import RecordError
+from medqa.scoring import Prediction
+
+FIGURES = {
+    "all_configs_comparison.png",
+    "per_topic_accuracy.png",
+    "calibration_curve.png",
+    "error_taxonomy.png",
+    "position_bias.png",
+    "confusion_matrix_zero_shot.png",
+    "confusion_matrix_3_shot.png",
+    "confusion_matrix_fine_tuned.png",
+    "prompt_template_comparison.png",
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return study_files.build_files(make_evaluation(), make_subject(tmp_path_factory.mktemp("search")))
+
+
+def test_all_files_of_the_study_are_there_with_its_keys(files: dict[str, Any]) -> None:
+    names = {
+        "zero_shot_results.json",
+        "few_shot_results.json",
+        "finetuned_test_results.json",
+        "comparison_summary.json",
+    }
+    assert set(files) >= names | {"calibration_data.json", "prompt_template_results.json", "statistics.json"}
+    summary = files["comparison_summary.json"]
+    assert set(summary) == {"zero_shot", "few_shot", "fine_tuned", "delta"}
+    assert set(summary["few_shot"]) >= {"accuracy", "macro_f1", "extraction_failures"}
+    for template in files["prompt_template_results.json"].values():
+        assert set(template) >= {"accuracy", "extraction_failures", "pred_distribution"}
+
+
+def test_the_difference_is_that_of_the_models(files: dict[str, Any]) -> None:
+    summary, statistics = files["comparison_summary.json"], files["statistics.json"]
+    gain = summary["fine_tuned"]["accuracy"] - summary["zero_shot"]["accuracy"]
+    assert statistics["fine_tuned_minus_zero_shot"]["difference"]["value"] == pytest.approx(gain)
+    assert summary["delta"]["fine_tuned_minus_zero_shot"]["accuracy"] == pytest.approx(gain)
+
+
+def test_the_same_answers_give_the_same_files(files: dict[str, Any], tmp_path: Path) -> None:
+    again = study_files.build_files(make_evaluation(), make_subject(tmp_path))
+    assert again == files
+
+
+def test_figures_and_report_are_made_again_from_json_alone(files: dict[str, Any], tmp_path: Path) -> None:
+    study_files.write_files(tmp_path, files)
+    loaded = study_files.read_files(tmp_path)
+    draw_all(tmp_path, loaded)
+    write_report(tmp_path, loaded)
+    assert {path.name for path in tmp_path.glob("*.png")} == FIGURES
+    for path in tmp_path.glob("*.png"):
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert width == 1200
+        assert height > 400
+    report = (tmp_path / "report.md").read_text()
+    assert "Tuning helped." in report
+    assert all(f"({name})" in report for name in FIGURES)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "verdict"), [(0.75, "Tuning helped."), (0.4, "cannot be told"), (0.1, "Tuning hurt.")]
+)
+def test_the_report_says_what_the_interval_allows(tuned: float, verdict: str, tmp_path: Path) -> None:
+    built = study_files.build_files(make_evaluation(200, tuned), make_subject(tmp_path))
+    write_report(tmp_path, built)
+    assert verdict in (tmp_path / "report.md").read_text().split("## What was evaluated")[0]
+
+
+def test_the_table_shows_every_accuracy_with_interval_and_n(files: dict[str, Any]) -> None:
+    lines = format_table(files).splitlines()
+    assert [line[:24].strip() for line in lines[1:4]] == ["zero-shot base", "3-shot base", "tuned"]
+    assert all("to" in line and line.endswith("60") for line in lines[1:4])
+    assert "points" in lines[4]
+
+
+def _drop_topic(files: dict[str, Any]) -> None:
+    files["zero_shot_results.json"]["per_topic_accuracy"].popitem()
+
+
+def _change_confusion(files: dict[str, Any]) -> None:
+    files["few_shot_results.json"]["confusion_matrix"][0][0] += 1
+
+
+def _change_accuracy(files: dict[str, Any]) -> None:
+    files["comparison_summary.json"]["fine_tuned"]["accuracy"] += 0.01
+
+
+def _swap_items(files: dict[str, Any]) -> None:
+    files["few_shot_results.json"]["predictions"].reverse()
+
+
+@pytest.mark.parametrize("spoil", [_drop_topic, _change_confusion, _change_accuracy, _swap_items])
+def test_numbers_that_contradict_each_other_are_refused(files: dict[str, Any], spoil: Any, tmp_path: Path) -> None:
+    spoiled = copy.deepcopy(files)
+    spoil(spoiled)
+    with pytest.raises(RecordError, match="contradict"):
+        study_files.write_files(tmp_path, spoiled)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_the_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="no such file"):
+        study_files.read_files(tmp_path)
+
+
+def test_a_second_evaluation_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    first = new_folder(tmp_path)
+    assert (first.name, new_folder(tmp_path).name) == ("final_eval", "final_eval")
+    (first / "report.md").write_text("kept")
+    assert new_folder(tmp_path).name == "final_eval_2"
+    assert (first / "report.md").read_text() == "kept"
+
+
+def test_reads_of_the_test_split_are_counted(tmp_path: Path) -> None:
+    assert log_read(tmp_path, "run", tmp_path / "final_eval", "command one") == 1
+    assert log_read(tmp_path, "run", tmp_path / "final_eval_2", "command two") == 2
+    assert "command one" in (tmp_path / "test_reads.jsonl").read_text().splitlines()[0]
+
+
+def test_a_file_in_the_way_of_the_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("")
+    with pytest.raises(RecordError, match="cannot be written"):
+        new_folder(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("pred", "probabilities", "raw", "kind"),
+    [
+        ("A", (0.4, 0.3, 0.2, 0.1), "A", "right"),
+        ("A", (0.4, 0.3, 0.2, 0.1), "The", "right"),
+        ("B", (0.1, 0.8, 0.05, 0.05), "The", "no letter found"),
+        ("B", (0.1, 0.8, 0.05, 0.05), " B", "confident and wrong"),
+        ("B", (0.4, 0.45, 0.1, 0.05), "B", "close second"),
+        ("B", (0.1, 0.5, 0.2, 0.2), "B", "unsure and wrong"),
+    ],
+)
+def test_every_answer_has_one_kind(pred: str, probabilities: tuple[float, ...], raw: str, kind: str) -> None:
+    item = Prediction("q", "A", pred, dict(zip("ABCD", probabilities, strict=True)), 1.0, 1.0, raw)
+    assert kind_of(item) == kind
+
+
+def test_kinds_sum_to_all_answers() -> None:
+    predictions = make_predictions(make_questions(80), 0.5, seed=3, failures=0.2)
+    assert sum(count_kinds(predictions).values()) == 80
+
+
+def test_a_search_with_a_single_trial_and_questions_of_one_letter_is_drawn(tmp_path: Path) -> None:
+    subject = make_subject(tmp_path)
+    alone = dataclasses.replace(subject, search=dataclasses.replace(subject.search, trials=(subject.winner,)))
+    draw_all(tmp_path, study_files.build_files(make_evaluation(1), alone))
+    assert {path.name for path in tmp_path.glob("*.png")} == FIGURES

@@ -1,0 +1,139 @@
+"""Finding a search and its winner in a real MLflow store, written here by plain MLflow calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from analysis_fakes import make_search, make_trial
+from mlflow import MlflowClient
+
+from analysis.runs import choose_winner, download_record, find_search, log_evaluation
+from medqa.errors import RecordError
+
+
+class Store:
+    """An SQLite store with its artifacts in a results folder."""
+
+    def __init__(self, results: Path) -> None:
+        results.mkdir(parents=True, exist_ok=True)
+        self.results = results
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{results}/mlflow.db")
+        self.experiment = self.client.create_experiment("medqa", artifact_location=(results / "artifacts").as_uri())
+
+    def add_search(self, name: str, metric: str = "accuracy", start_ms: int = 1) -> str:
+        tags = {"role": "search", "search": name}
+        run = self.client.create_run(self.experiment, start_time=start_ms, tags=tags, run_name=name)
+        (self.results / name).mkdir()
+        (self.results / name / "settings.json").write_text(json.dumps({"metric": metric}))
+        return str(run.info.run_id)
+
+    def add_trial(self, parent: str, name: str, state: str, values: list[tuple[float, float]], **tags: str) -> str:
+        tags |= {"role": "trial", "search": "x", "state": state, "mlflow.parentRunId": parent, "seed_point": ""}
+        run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+        run_id = str(run.info.run_id)
+        self.client.log_param(run_id, "lora_rank", 16)
+        for step, (accuracy, nll) in enumerate(values, 1):
+            self.client.log_metric(run_id, "best_accuracy", accuracy, step=100 * step)
+            self.client.log_metric(run_id, "best_answer_nll", nll, step=100 * step)
+        return run_id
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("results"))
+    parent = store.add_search("x", start_ms=2_000)
+    store.add_trial(parent, "middling", "completed", [(0.4, 1.2), (0.5, 1.1)])
+    store.add_trial(parent, "best", "completed", [(0.3, 1.3), (0.6, 1.0)])
+    store.add_trial(parent, "stopped_high", "stopped", [(0.9, 0.5)])
+    store.add_trial(parent, "broken", "failed", [])
+    store.add_search("older", start_ms=1_000)
+    return store
+
+
+def test_the_newest_search_is_found_with_its_trials(store: Store) -> None:
+    search = find_search(store.results)
+    assert (search.name, search.metric, search.folder) == ("x", "accuracy", store.results / "x")
+    assert [trial.name for trial in search.trials] == ["middling", "best", "stopped_high", "broken"]
+    assert search.trials[1].best_accuracy == 0.6
+    assert search.trials[3].best_accuracy is None
+    assert search.trials[0].parameters == {"lora_rank": "16"}
+
+
+def test_the_best_completed_trial_wins_over_a_better_stopped_one(store: Store) -> None:
+    assert choose_winner(find_search(store.results)).name == "best"
+
+
+def test_a_search_can_be_named(store: Store) -> None:
+    assert find_search(store.results, name="older").name == "older"
+
+
+def test_an_unknown_name_lists_the_known_ones(store: Store) -> None:
+    with pytest.raises(RecordError, match="'y'.*there are older, x"):
+        find_search(store.results, name="y")
+
+
+def test_a_search_without_trials_has_no_winner(store: Store) -> None:
+    with pytest.raises(RecordError, match="--name older"):
+        choose_winner(find_search(store.results, name="older"))
+
+
+def test_results_without_a_database_name_the_command_and_make_none(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="make search"):
+        find_search(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_results_folder_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(store.results.parent)
+    assert find_search(Path(store.results.name)).name == "x"
+
+
+def test_an_unknown_metric_in_the_settings_is_refused(store: Store) -> None:
+    store.add_search("odd", metric="vibes", start_ms=1)
+    with pytest.raises(RecordError, match="metric is 'vibes'"):
+        find_search(store.results, name="odd")
+
+
+def test_lacking_artifacts_are_named(store: Store, tmp_path: Path) -> None:
+    search = find_search(store.results, name="x")
+    with pytest.raises(RecordError, match="'best' .* lacks adapter, config.json, val_results.json"):
+        download_record(search, choose_winner(search), tmp_path)
+
+
+def test_an_evaluation_is_logged_to_the_winners_run(store: Store, tmp_path: Path) -> None:
+    search = find_search(store.results, name="x")
+    winner = choose_winner(search)
+    folder = tmp_path / "final_eval_2"
+    folder.mkdir()
+    (folder / "report.md").write_text("hello")
+    log_evaluation(search, winner, folder, {"test_accuracy": 0.5}, {"final_eval": folder.name})
+    run: Any = store.client.get_run(winner.run_id)
+    assert run.data.metrics["test_accuracy"] == 0.5
+    assert run.data.tags["final_eval"] == "final_eval_2"
+    assert [item.path for item in store.client.list_artifacts(winner.run_id, "final_eval_2")] == [
+        "final_eval_2/report.md"
+    ]
+
+
+def test_ties_go_to_the_lower_nll_then_to_the_earlier_start(tmp_path: Path) -> None:
+    late, early = make_trial("late", 0.6, start_ms=9, nll=0.8), make_trial("early", 0.6, start_ms=1, nll=0.8)
+    worse = make_trial("worse", 0.6, start_ms=0, nll=0.9)
+    assert choose_winner(make_search(tmp_path, late, worse, early)).name == "early"
+    assert choose_winner(make_search(tmp_path, late, worse)).name == "late"
+
+
+def test_a_search_for_the_lowest_nll_takes_the_lowest(tmp_path: Path) -> None:
+    trials = make_trial("accurate", 0.7, nll=1.2), make_trial("likely", 0.6, nll=0.9)
+    assert choose_winner(make_search(tmp_path, *trials, metric="answer_nll")).name == "likely"
+
+
+def test_stopped_trials_count_when_none_was_completed(tmp_path: Path) -> None:
+    trials = (
+        make_trial("a", 0.5, state="stopped"),
+        make_trial("b", 0.6, state="stopped"),
+        make_trial("c", 0.9, state="failed"),
+    )
+    assert choose_winner(make_search(tmp_path, *trials)).name == "b"

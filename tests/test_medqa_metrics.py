@@ -1,0 +1,183 @@
+"""Numbers against worked examples, published figures and SciPy; nothing is measured against itself."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from medqa.errors import DataError
+from medqa.metrics import (
+    accuracy,
+    calibration,
+    chi_squared,
+    classification_report,
+    confusion_matrix,
+    extraction_failure_rate,
+    letter_balance,
+    macro_f1,
+    study_results,
+    topic_accuracy,
+    wilson,
+)
+from medqa.questions import Question
+from medqa.record import predictions_from_rows
+from medqa.scoring import Prediction
+
+GOLD = [353, 309, 346, 265]
+
+
+def prediction(name: str, gold: str, pred: str, confidence: float = 0.7, raw: str | None = None) -> Prediction:
+    rest = (1 - confidence) / 3
+    probabilities = {letter: confidence if letter == pred else rest for letter in "ABCD"}
+    return Prediction(
+        id=name,
+        gold=gold,
+        pred=pred,
+        probabilities=probabilities,
+        letter_mass=1.0,
+        gold_nll=-math.log(probabilities[gold]),
+        raw_output=pred if raw is None else raw,
+    )
+
+
+def several(pairs: str, confidence: float = 0.7) -> list[Prediction]:
+    return [prediction(f"q{index}", pair[0], pair[1], confidence) for index, pair in enumerate(pairs.split())]
+
+
+def question(name: str, answer: str, text: str = "Which?") -> Question:
+    return Question(name, text, {letter: f"option {letter}" for letter in "ABCD"}, answer)
+
+
+def test_wilson_gives_the_textbook_interval() -> None:
+    # Newcombe 1998, Statistics in Medicine 17, 857-872, table I: 81 of 263, without continuity correction
+    interval = wilson(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+    assert interval.n == 263
+
+
+@pytest.mark.parametrize(("successes", "low", "high"), [(0, 0.0, 0.2775), (10, 0.7225, 1.0)])
+def test_wilson_stays_within_0_and_1_where_all_or_nothing_is_right(successes: int, low: float, high: float) -> None:
+    interval = wilson(successes, 10)
+    assert interval.low == pytest.approx(low, abs=1e-4)
+    assert interval.high == pytest.approx(high, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "published"),
+    [([308, 216, 335, 399], 55.0), ([339, 291, 379, 243], 33.3), ([330, 351, 355, 235], 29.9)],
+)
+def test_chi_squared_against_equal_letters_gives_the_published_figures(predicted: list[int], published: float) -> None:
+    assert chi_squared(predicted, [1, 1, 1, 1]).statistic == pytest.approx(published, abs=0.05)
+
+
+def test_chi_squared_against_the_right_answers_agrees_with_scipy() -> None:
+    predicted = [339, 291, 379, 243]
+    scaled = [count * sum(predicted) / sum(GOLD) for count in GOLD]
+    assert chi_squared(predicted, GOLD).p_value == pytest.approx(scipy.stats.chisquare(predicted, scaled).pvalue)
+    # the 3-shot letters are uneven against uniform counts (p < 1e-6), and not against the answers
+    assert chi_squared(predicted, GOLD).p_value > 0.05
+
+
+def test_letter_balance_expects_the_fifth_letter_only_where_it_is_offered() -> None:
+    four = prediction("four", "A", "A")
+    five = Prediction("five", "E", "E", dict.fromkeys("ABCDE", 0.2), 1.0, 1.6, "E")
+    balance = letter_balance([four, five])
+    expected = [0.45, 0.45, 0.45, 0.45, 0.2]
+    assert balance.against_uniform.statistic == pytest.approx(
+        scipy.stats.chisquare([1, 0, 0, 0, 1], expected).statistic
+    )
+    assert balance.against_gold is None
+
+
+def test_a_prediction_counts_as_extracted_when_the_top_token_is_a_letter_with_or_without_space() -> None:
+    items = [prediction("a", "A", "A", raw=" A"), prediction("b", "B", "A", raw="The")]
+    assert extraction_failure_rate(items).value == 0.5
+
+
+def test_confusion_counts_sum_to_n_with_right_letters_in_rows() -> None:
+    matrix = confusion_matrix(several("AA AB AB BB CD DD"))
+    assert matrix == [[1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
+
+
+def test_macro_f1_is_the_plain_mean_over_letters() -> None:
+    # F1: A 2*1/(2+0+2) = 1/2, B 2*1/(2+2+0) = 1/2, C 0, D 2*1/(2+1) = 2/3
+    assert macro_f1(several("AA AB AB BB CD DD")) == pytest.approx((1 / 2 + 1 / 2 + 0 + 2 / 3) / 4)
+
+
+def test_classification_report_is_scikit_learns() -> None:
+    items = several("AA AB BB CC CD DD DA")
+    gold, pred = [item.gold for item in items], [item.pred for item in items]
+    report = classification_report(items)
+    assert report["macro avg"]["f1-score"] == pytest.approx(sklearn.metrics.f1_score(gold, pred, average="macro"))
+    assert report["A"]["support"] == 2
+
+
+def test_ece_of_a_worked_example() -> None:
+    # bin [.8, .9): 2 items, 1 right, gap |.85 - .5| = .35; bin [.4, .5): 2 items, 1 right, gap |.45 - .5| = .05
+    sure, unsure = several("AA AB", 0.85), several("CC CD", 0.45)
+    result = calibration([*sure, *unsure])
+    assert result.ece == pytest.approx((2 * 0.35 + 2 * 0.05) / 4)
+    assert [item.accuracy.n for item in result.bins] == [2, 2]
+    assert result.mean_confidence == pytest.approx(0.65)
+
+
+def test_ece_of_one_bin_is_the_gap_between_mean_confidence_and_accuracy() -> None:
+    items = [*several("AA AB BB", 0.9), *several("CC CD", 0.3)]
+    result = calibration(items, bins=1)
+    assert result.ece == pytest.approx(abs(result.mean_confidence - result.accuracy.value))
+
+
+def test_ece_of_a_calibrated_model_is_near_0() -> None:
+    generator = np.random.default_rng(0)
+    items = []
+    for index, confidence in enumerate(generator.uniform(0.3, 1.0, 20_000)):
+        gold = "A" if generator.random() < confidence else "B"
+        items.append(prediction(str(index), gold, "A", float(confidence)))
+    assert calibration(items).ece < 0.015
+
+
+def test_brier_and_nll_of_a_worked_example() -> None:
+    result = calibration([prediction("a", "A", "A", 0.7), prediction("b", "B", "A", 0.7)])
+    right = 0.3**2 + 3 * 0.1**2
+    wrong = 0.7**2 + 0.9**2 + 2 * 0.1**2
+    assert result.brier == pytest.approx((right + wrong) / 2)
+    assert result.letter_nll == pytest.approx(-(math.log(0.7) + math.log(0.1)) / 2)
+
+
+def test_full_confidence_falls_into_the_last_bin() -> None:
+    assert calibration(several("AA", 1.0)).bins[0].high == 1.0
+
+
+def test_topic_counts_sum_to_all_items() -> None:
+    rates = topic_accuracy(several("AA AB BB"), ["Neurology", "Cardiology", "Neurology"])
+    assert list(rates) == ["Cardiology", "Neurology"]
+    assert sum(rate.n for rate in rates.values()) == 3
+    assert rates["Neurology"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [accuracy, extraction_failure_rate, macro_f1, confusion_matrix, classification_report, calibration, letter_balance],
+)
+def test_no_predictions_raise_and_never_give_a_number(measure: object) -> None:
+    with pytest.raises(DataError):
+        measure([])  # type: ignore[operator]
+
+
+def test_study_results_have_the_keys_of_the_study_and_survive_json() -> None:
+    items = several("AA AB BB CC")
+    questions = [question(item.id, item.gold) for item in items]
+    results = json.loads(json.dumps(study_results(items, questions)))
+    assert results["overall_accuracy"] == 0.75
+    assert (results["n_correct"], results["n_total"]) == (3, 4)
+    assert set(results) >= {"macro_f1", "per_topic_accuracy", "classification_report", "extraction_failure_rate"}
+    assert set(results["predictions"][0]) >= {"idx", "gold", "pred", "raw_output", "correct", "topic"}
+    assert list(predictions_from_rows(results["predictions"])) == items
+
+
+def test_study_results_refuse_predictions_of_other_questions() -> None:
+    with pytest.raises(DataError, match="not those of the questions"):
+        study_results(several("AA"), [question("other", "A")])
