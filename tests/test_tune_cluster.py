@@ -1,0 +1,42 @@
+"""What each trial gets of a cluster, and how many run side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+from medqa.errors import ConfigError
+from tune.cluster import Cluster, Share, share_of
+
+TWO_CORES = Cluster(cpus=2, gpus=0, most_gpus=0, cpus_per_gpu=1)
+FOUR_GPUS = Cluster(cpus=64, gpus=4, most_gpus=4, cpus_per_gpu=8)
+SLEEPING_GPUS = Cluster(cpus=4, gpus=0, most_gpus=8, cpus_per_gpu=1)
+
+
+def test_a_trial_gets_one_cpu_where_there_is_no_gpu() -> None:
+    assert share_of(TWO_CORES, None, None) == Share(cpus=1, gpus=0.0, concurrent=2)
+
+
+def test_one_trial_at_a_time_has_as_many_threads_as_one_of_many() -> None:
+    assert share_of(TWO_CORES, None, 1) == Share(cpus=1, gpus=0.0, concurrent=1)
+
+
+def test_many_cpus_do_not_run_all_trials_at_once() -> None:
+    wide = Cluster(cpus=64, gpus=0, most_gpus=0, cpus_per_gpu=1)
+    assert share_of(wide, None, None) == Share(cpus=1, gpus=0.0, concurrent=6)
+
+
+def test_each_gpu_runs_one_trial() -> None:
+    assert share_of(FOUR_GPUS, None, None) == Share(cpus=8, gpus=1.0, concurrent=4)
+
+
+def test_a_gpu_can_be_shared_by_small_trials() -> None:
+    assert share_of(FOUR_GPUS, 0.25, None) == Share(cpus=2, gpus=0.25, concurrent=16)
+
+
+def test_gpus_that_the_autoscaler_can_add_are_asked_for() -> None:
+    assert share_of(SLEEPING_GPUS, None, None) == Share(cpus=1, gpus=1.0, concurrent=8)
+
+
+def test_gpus_that_can_never_come_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the Ray cluster has 0 GPUs"):
+        share_of(TWO_CORES, 1.0, None)

@@ -1,0 +1,98 @@
+"""The search space: presets are points in it, fixed fields hold, points go there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from medqa.config import TrialConfig
+from medqa.errors import ConfigError
+from medqa.presets import PRESETS, scale_learning_rate
+from tune.space import ALPHA_OVER_RANK, TABLE, Space
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("factor", [1.0, 5.0, 10.0])
+def test_each_preset_is_a_point_in_the_space_exactly(name: str, factor: float) -> None:
+    space = Space(learning_rate_factor=factor)
+    preset = scale_learning_rate(PRESETS[name], factor)
+    assert space.to_config(space.to_point(preset)) == preset
+
+
+def test_random_points_go_to_a_configuration_and_back() -> None:
+    space, generator = Space(), random.Random(0)
+    for _ in range(200):
+        point = {}
+        for parameter in space.parameters():
+            if parameter.kind == "logarithmic":
+                point[parameter.name] = generator.uniform(parameter.low, parameter.high)
+            elif parameter.kind == "ordered":
+                point[parameter.name] = generator.randrange(len(parameter.choices))
+            else:
+                point[parameter.name] = generator.choice(parameter.choices)
+        assert space.to_point(space.to_config(point)) == point
+
+
+def test_every_parameter_has_a_reason_and_names_a_field() -> None:
+    fields = {field.name for field in dataclasses.fields(TrialConfig)}
+    for parameter in TABLE:
+        assert parameter.reason
+        assert parameter.field in fields
+
+
+def test_the_presets_values_lie_inside_every_optuna_distribution() -> None:
+    space = Space(learning_rate_factor=10.0)
+    distributions = space.distributions()
+    for point in space.seed_points().values():
+        for name, value in point.items():
+            assert distributions[name]._contains(distributions[name].to_internal_repr(value))
+
+
+def test_a_fixed_field_is_held_in_every_configuration_and_is_not_searched() -> None:
+    space = Space(fixed={"num_train_epochs": 1, "patience": 7})
+    assert "num_train_epochs" not in space.distributions()
+    for point in space.seed_points().values():
+        config = space.to_config(point)
+        assert (config.num_train_epochs, config.patience) == (1, 7)
+
+
+def test_alpha_follows_a_fixed_rank_at_the_presets_ratio() -> None:
+    space = Space(fixed={"lora_rank": 4})
+    configs = [space.to_config(point) for point in space.seed_points().values()]
+    assert {(config.lora_rank, config.lora_alpha) for config in configs} == {(4, 8)}
+
+
+def test_a_fixed_alpha_takes_the_ratio_out_of_the_search() -> None:
+    space = Space(fixed={"lora_alpha": 32})
+    assert ALPHA_OVER_RANK not in space.distributions()
+    assert {space.to_config(point).lora_alpha for point in space.seed_points().values()} == {32}
+
+
+def test_a_preset_that_fixed_fields_make_equal_to_an_earlier_one_is_left_out() -> None:
+    assert "config_5_longer_training" in Space().seed_points()
+    assert list(Space(fixed={"num_train_epochs": 2}).seed_points()) == [
+        name for name in PRESETS if name != "config_5_longer_training"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"learning_rate": 0.5}, "learning_rate is 0.5"), ({"lora_rank": 12, "lora_alpha": 24}, "lora_rank is 12")],
+)
+def test_a_configuration_outside_the_space_is_refused_by_field_and_value(changes: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Space().to_point(dataclasses.replace(TrialConfig(), **changes))
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(8, 200), (16, 100), (32, 50), (64, 25)])
+def test_evaluations_come_after_the_same_number_of_examples_whatever_the_batch(batch: int, steps: int) -> None:
+    space = Space(fixed={"effective_batch_size": batch})
+    for point in space.seed_points().values():
+        assert space.to_config(point).eval_every_steps == steps
+
+
+def test_held_evaluation_steps_stay_as_they_are_held() -> None:
+    space = Space(fixed={"effective_batch_size": 64, "eval_every_steps": 7})
+    assert {space.to_config(point).eval_every_steps for point in space.seed_points().values()} == {7}

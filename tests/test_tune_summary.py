@@ -1,0 +1,80 @@
+"""What a search prints at its end: the right winner, every preset, intervals, no made-up numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from medqa.config import TrialConfig
+from tune.outcomes import Outcomes, TrialOutcome, best_of
+from tune.summary import describe, summary
+
+BASE = TrialOutcome(
+    name="config_1_baseline",
+    seed_point="config_1_baseline",
+    state="completed",
+    stop_reason="completed",
+    config=TrialConfig(),
+    accuracy=0.5,
+    answer_nll=1.0,
+    steps=100,
+    seconds=60.0,
+)
+BETTER = dataclasses.replace(BASE, name="trial_007", seed_point="", accuracy=0.6)
+STOPPED = dataclasses.replace(BASE, name="trial_008", seed_point="", state="stopped", accuracy=0.9)
+FAILED = dataclasses.replace(
+    BASE,
+    name="config_2_low_rank",
+    seed_point="config_2_low_rank",
+    state="failed",
+    stop_reason="RuntimeError: broke",
+    accuracy=None,
+    answer_nll=None,
+)
+
+
+def test_the_winner_has_completed_and_has_the_best_value() -> None:
+    assert best_of((BASE, BETTER, STOPPED, FAILED), "accuracy") == BETTER
+    assert best_of((STOPPED, FAILED), "accuracy") is None
+
+
+def test_equal_accuracies_are_parted_by_the_nll_and_then_by_order() -> None:
+    lower_nll = dataclasses.replace(BASE, name="lower", answer_nll=0.5)
+    assert best_of((BASE, lower_nll), "accuracy") == lower_nll
+    assert best_of((BASE, dataclasses.replace(BASE, name="later")), "accuracy") == BASE
+
+
+def test_the_lowest_nll_wins_where_that_is_the_metric() -> None:
+    lower_nll = dataclasses.replace(BASE, name="lower", answer_nll=0.5, accuracy=0.1)
+    assert best_of((BASE, BETTER, lower_nll), "answer_nll") == lower_nll
+
+
+def test_the_summary_names_the_winner_the_presets_and_the_explored_trials() -> None:
+    text = summary((BASE, BETTER, STOPPED, FAILED), "accuracy", 300)
+    assert "Best trial: trial_007, validation accuracy 60.0 % (54.4 to 65.4)" in text
+    assert "failed: RuntimeError: broke" in text
+    presets, explored = text.split("Explored")
+    assert "config_1_baseline" in presets
+    assert explored.index("trial_008") < explored.index("trial_007")
+
+
+def test_a_search_without_a_completed_trial_says_so() -> None:
+    assert "No trial has completed." in summary((FAILED,), "accuracy", 300)
+
+
+def test_a_configuration_is_described_in_one_line_with_its_main_numbers() -> None:
+    words = describe(dataclasses.replace(TrialConfig(), use_rslora=True, shuffle_options=True))
+    assert "\n" not in words
+    for part in ("rank 16", "alpha 32", "2.00e-04", "2 epochs", "rsLoRA", "options shuffled"):
+        assert part in words
+
+
+def test_outcomes_are_kept_and_a_trial_that_ends_again_replaces_itself(tmp_path: Path) -> None:
+    outcomes = Outcomes(tmp_path / "outcomes.json")
+    outcomes.add(BASE)
+    outcomes.add(BETTER)
+    outcomes.add(dataclasses.replace(BASE, accuracy=0.7))
+    again = Outcomes(tmp_path / "outcomes.json")
+    assert again.rows() == outcomes.rows()
+    assert [row.accuracy for row in again.rows()] == [0.7, 0.6]
+    assert len(again) == 2

@@ -1,0 +1,164 @@
+"""MLflow: one parent, one run per trial for its whole life, no step twice, states that tell the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from medqa.config import Task, TrialConfig
+from tune.outcomes import State, TrialOutcome
+from tune.proposal import Proposal
+from tune.tracking import METRICS, Tracking
+
+PRESET = Proposal(name="config_1_baseline", seed_point="config_1_baseline", config=TrialConfig())
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    (tmp_path / "x").mkdir()
+    return tmp_path
+
+
+def new_tracking(results: Path) -> Tracking:
+    return Tracking(uri(results), results, "x", results / "x", Task(), {"metric": "accuracy"})
+
+
+def uri(results: Path) -> str:
+    return f"sqlite:///{results}/mlflow.db"
+
+
+def evaluation(step: int) -> dict[str, Any]:
+    return {**dict.fromkeys(METRICS, 0.5), "step": step, "accuracy": step / 100}
+
+
+def outcome(state: State, reason: str = "") -> TrialOutcome:
+    return TrialOutcome(
+        name=PRESET.name,
+        seed_point=PRESET.seed_point,
+        state=state,
+        stop_reason=reason,
+        config=PRESET.config,
+        accuracy=0.5,
+        answer_nll=1.0,
+        steps=20,
+        seconds=1.0,
+    )
+
+
+def runs(results: Path) -> dict[str, Run]:
+    client = MlflowClient(uri(results))
+    experiment = client.get_experiment_by_name("medqa")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def new_record(folder: Path) -> Path:
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "state").mkdir()
+    (folder / "state" / "optimizer.pt").write_text("large")
+    for name in ("config.json", "training_log.json", "training_summary.json", "val_results.json"):
+        (folder / name).write_text(json.dumps({"file": name}))
+    (folder / "training_curve.png").write_bytes(b"png")
+    return folder
+
+
+def test_a_trial_is_a_child_run_with_its_configuration_metrics_and_record(results: Path) -> None:
+    tracking = new_tracking(results)
+    tracking.trial_started(PRESET)
+    tracking.trial_evaluated(PRESET, evaluation(10))
+    tracking.trial_evaluated(PRESET, evaluation(20))
+    tracking.trial_ended(outcome("completed", "early_stopped"), new_record(results / "record"))
+    tracking.search_ended(finished=True)
+    found = runs(results)
+    parent, child = found["x"], found["config_1_baseline"]
+    assert parent.data.tags["role"] == "search"
+    assert (
+        child.data.tags.items()
+        >= {
+            "role": "trial",
+            "search": "x",
+            "state": "completed",
+            "seed_point": "config_1_baseline",
+            "stop_reason": "early_stopped",
+            "mlflow.parentRunId": parent.info.run_id,
+        }.items()
+    )
+    assert child.data.params["learning_rate"] == "0.0002"
+    assert (child.data.params["model"], child.data.params["data"]) == ("demo", "demo")
+    assert {parent.info.status, child.info.status} == {"FINISHED"}
+    client = MlflowClient(uri(results))
+    history = client.get_metric_history(child.info.run_id, "accuracy")
+    assert [(point.step, point.value) for point in history] == [(10, 0.1), (20, 0.2)]
+    assert set(METRICS) <= set(child.data.metrics)
+    assert {artifact.path for artifact in client.list_artifacts(child.info.run_id)} == {
+        "adapter",
+        "config.json",
+        "training_log.json",
+        "training_summary.json",
+        "training_curve.png",
+        "val_results.json",
+    }
+
+
+def test_artifacts_lie_in_the_results_folder_and_nowhere_else(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = results / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    tracking = new_tracking(results)
+    tracking.trial_started(PRESET)
+    tracking.trial_ended(outcome("completed"), new_record(results / "record"))
+    assert runs(results)["config_1_baseline"].info.artifact_uri.startswith((results / "artifacts").as_uri())
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize(("state", "status"), [("completed", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")])
+def test_a_run_ends_with_the_status_of_its_trial(results: Path, state: State, status: str) -> None:
+    tracking = new_tracking(results)
+    tracking.trial_started(PRESET)
+    tracking.trial_ended(outcome(state, "why"), None)
+    child = runs(results)["config_1_baseline"]
+    assert (child.info.status, child.data.tags["state"], child.data.tags["stop_reason"]) == (status, state, "why")
+
+
+def test_a_search_that_goes_on_writes_to_the_same_runs_and_repeats_no_step(results: Path) -> None:
+    before = new_tracking(results)
+    before.trial_started(PRESET)
+    before.trial_evaluated(PRESET, evaluation(10))
+    before.trial_evaluated(PRESET, evaluation(20))
+    before.search_ended(finished=False)
+    assert {run.info.status for run in runs(results).values()} == {"KILLED"}
+    after = new_tracking(results)
+    after.trial_started(PRESET)
+    assert {run.info.status for run in runs(results).values()} == {"RUNNING"}
+    for step in (20, 30):
+        after.trial_evaluated(PRESET, evaluation(step))
+    after.trial_ended(outcome("completed"), None)
+    after.search_ended(finished=True)
+    found = runs(results)
+    assert set(found) == {"x", "config_1_baseline"}
+    history = MlflowClient(uri(results)).get_metric_history(found["config_1_baseline"].info.run_id, "accuracy")
+    assert [point.step for point in history] == [10, 20, 30]
+
+
+def test_two_searches_share_the_experiment_and_have_parents_of_their_own(results: Path) -> None:
+    new_tracking(results)
+    (results / "y").mkdir()
+    Tracking(uri(results), results, "y", results / "y", Task(), {})
+    assert set(runs(results)) == {"x", "y"}
+
+
+def test_a_run_whose_trial_a_kill_made_ray_forget_is_gone_when_the_search_is_finished(results: Path) -> None:
+    tracking = new_tracking(results)
+    tracking.trial_started(PRESET)
+    again = dataclasses.replace(PRESET, config=TrialConfig(lora_rank=8))
+    tracking.trial_started(again)
+    tracking.trial_ended(dataclasses.replace(outcome("completed"), config=again.config), None)
+    tracking.search_ended(finished=True)
+    assert runs(results)["config_1_baseline"].data.params["lora_rank"] == "8"
+    assert {run.info.status for run in runs(results).values()} == {"FINISHED"}

@@ -1,0 +1,98 @@
+"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING_TRIAL].
+
+What a trial reaches follows from its configuration alone, so that two runs can be compared.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medqa.config import Task
+from medqa.questions import Question, QuestionSet
+from tune import console
+
+QUESTION = Question("q", "Which?", {"A": "a", "B": "b", "C": "c", "D": "d"}, "A")
+QUESTIONS = QuestionSet(train=(QUESTION,) * 1000, validation=(QUESTION,) * 300, fingerprint="toy")
+
+
+def make_toy(pause: float, failing: str) -> Callable[[dict[str, Any]], None]:
+    # a nested function travels to the workers by value: they cannot import this file
+    def toy(ray_config: dict[str, Any]) -> None:
+        import json
+        import math
+        import os
+        import tempfile
+        import time
+
+        from ray.tune import Checkpoint, get_checkpoint, report
+
+        from tune.proposal import proposal_of
+
+        proposal = proposal_of(ray_config)
+        config = proposal.config
+        total = math.ceil(1000 * config.num_train_epochs / config.effective_batch_size)
+        step, best, checkpoint = 0, 0.0, get_checkpoint()
+        if checkpoint:
+            with checkpoint.as_directory() as kept:
+                step, best = json.loads((Path(kept) / "state.json").read_text())
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "adapter").mkdir()
+            (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
+            (folder / "config.json").write_text("{}")
+            while step < total:
+                if proposal.name == failing:
+                    raise RuntimeError("the toy broke")
+                time.sleep(pause)
+                step = min(total, step + config.eval_every_steps)
+                examples = min(step * config.effective_batch_size, int(1000 * config.num_train_epochs))
+                top = 0.8 - 0.1 * abs(math.log10(config.learning_rate / 1e-3))
+                accuracy = top * (1 - math.exp(-examples / 800))
+                best = max(best, accuracy)
+                row = {
+                    "step": step,
+                    "total_steps": total,
+                    "examples": examples,
+                    "epoch": examples / 1000,
+                    "accuracy": accuracy,
+                    "answer_nll": 1 - accuracy,
+                    "lm_loss": 1.0,
+                    "train_loss": 1.0,
+                    "learning_rate": config.learning_rate,
+                    "best_accuracy": best,
+                    "best_answer_nll": 1 - best,
+                    "best_step": step,
+                    "seconds": step / 10,
+                    "peak_gib": 0.0,
+                    "finished": step >= total,
+                    "stop_reason": "completed" if step >= total else "",
+                }
+                (folder / "state.json").write_text(json.dumps([step, best]))
+                (folder / "training_log.json").write_text(json.dumps([row]))
+                report(row, checkpoint=Checkpoint.from_directory(str(folder)))
+
+    return toy
+
+
+def main(results: Path, max_trials: int, pause: float, failing: str = "") -> None:
+    console.quiet_ray()
+    from tune import cluster, settings
+    from tune.driver import open_search, run_search
+
+    folder = settings.folder_of(results, "toy")
+    wishes = settings.Wishes(demo=True, results=results, max_trials=max_trials)
+    search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
+    settings.keep(search_settings, folder)
+    job = open_search(search_settings, folder)
+    if job.is_finished:
+        print("nothing to run")
+        return
+    share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=2)
+    print("finished" if run_search(job, QUESTIONS, share, make_toy(pause, failing)) else "unfinished")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])

@@ -1,0 +1,121 @@
+"""What a person sees of a search while it runs, and what to do when it has ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from medqa.config import DEMO, Task
+from medqa.presets import PRESETS
+from medqa.questions import QuestionSet
+from tune.outcomes import TrialOutcome
+from tune.settings import SearchSettings
+
+
+class Console:
+    """Prints one line at the end of each trial."""
+
+    def __init__(self, max_trials: int) -> None:
+        self.max_trials = max_trials
+
+    def trial_ended(self, outcome: TrialOutcome, ended: int) -> None:
+        """Print how a trial ended and what it reached."""
+        width = len(str(self.max_trials))
+        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome)}", flush=True)
+
+
+def _trial_line(row: TrialOutcome) -> str:
+    head = f"{row.name:<24} {row.state:<9}"
+    if row.state == "failed":
+        return f"{head} {row.stop_reason}"
+    tail = f"  ({row.stop_reason})" if row.stop_reason not in ("", row.state) else ""
+    return f"{head} {_values(row)} {row.steps:5d} steps {row.seconds / 60:6.1f} min{tail}"
+
+
+def _values(row: TrialOutcome) -> str:
+    if row.accuracy is None or row.answer_nll is None:
+        return "no evaluation".ljust(30)
+    return f"accuracy {100 * row.accuracy:5.1f} %  NLL {row.answer_nll:6.3f}"
+
+
+def headline(settings: SearchSettings, questions: QuestionSet) -> str:
+    """Return what is searched, and what the task changes in the presets."""
+    task = settings.task
+    lines = [
+        f"Search {settings.name!r}: {_model_words(task)} on {_data_words(task)} "
+        f"({len(questions.train):,} training, {len(questions.validation):,} validation questions)"
+    ]
+    if settings.learning_rate_factor != 1.0:
+        lines.append(f"The demo multiplies all learning rates by {settings.learning_rate_factor:g}.")
+    if task.data == DEMO:
+        every = settings.eval_every_examples
+        lines.append(f"The demo has few questions: it evaluates every {every} training examples, not every 1,600.")
+    if settings.fixed:
+        held = ", ".join(f"{name} = {value}" for name, value in settings.fixed.items())
+        lines.append(f"Held in every trial, presets included: {held}.")
+    equal = [name for name in PRESETS if name not in settings.space.seed_points()]
+    if equal:
+        lines.append(f"Run once only, because these fields make them equal to an earlier preset: {', '.join(equal)}.")
+    return "\n".join(lines)
+
+
+def next_steps(settings: SearchSettings, folder: Path, finished: bool) -> str:
+    """Return the exact commands that come next, for a shell in the current folder."""
+    python = _relative(Path(sys.executable))
+    default_results = folder.parent == Path("results").absolute()
+    results = "" if default_results else f" --results {_relative(folder.parent)}"
+    default_uri = f"sqlite:///{folder.parent / 'mlflow.db'}"
+    shown_uri = f"sqlite:///{_relative(folder.parent / 'mlflow.db')}"
+    tracking = "" if settings.tracking_uri == default_uri else f" --tracking-uri {settings.tracking_uri}"
+    uri = shown_uri if not tracking else settings.tracking_uri
+    lines = [] if finished else ["", "The search is not at its end: the same command goes on with it."]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Next:",
+            f"  {python} analysis/final_eval.py --best --name {settings.name}{results}{tracking}",
+            f"  {python.with_name('mlflow')} ui --backend-store-uri {uri}",
+        ]
+    )
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _model_words(task: Task) -> str:
+    return "the embedded demo model" if task.model == DEMO else task.model
+
+
+def _data_words(task: Task) -> str:
+    return "the demo's own questions" if task.data == DEMO else task.data
+
+
+def quiet_ray() -> None:
+    """Silence what a user of the search can do nothing about; call before Ray is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # tracebacks go to the trial's error.txt; its last line is shown
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    # Ray's own CSV and TensorBoard logs: MLflow has the metrics
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # state is saved at every checkpoint on purpose, so that a kill loses little
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    # Ray's new output draws boxes at any verbosity; the old one keeps silent at 0
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # a note on a future default for tasks without GPUs, of which there are none
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.tune.tune").addFilter(_is_news)
+    # Optuna's account of every trial: the search prints its own
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    # a trial that goes on from its checkpoint may repeat an evaluation that Optuna has
+    warnings.filterwarnings("ignore", message="The reported value is ignored because this `step=")
+
+
+def _is_news(entry: logging.LogRecord) -> bool:
+    """Whether a message of Ray Tune says what the search itself does not say better."""
+    known = ("Trials did not complete", "Experiment has been interrupted", "Stop signal received")
+    return not entry.getMessage().startswith(known)

@@ -1,0 +1,146 @@
+"""Runs one search through Ray Tune, from its beginning or from where an earlier run left it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.tune import CheckpointConfig, ResumeConfig, SyncConfig, run
+from ray.tune.experiment import Trial
+from ray.tune.logger import JsonLoggerCallback
+
+from medqa.questions import QuestionSet
+from tune.budget import Clock
+from tune.cluster import Share
+from tune.console import Console
+from tune.events import SearchEvents
+from tune.halving import PresetSparingHalving
+from tune.outcomes import Outcomes
+from tune.sampler import PresetsThenOptuna, Proposals
+from tune.settings import SearchSettings
+from tune.space import TABLE
+from tune.tracking import Tracking
+
+TRIALS = "trials"
+"""Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
+_MODES = {"accuracy": "max", "answer_nll": "min"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Search:
+    """A search and what it has kept in its folder."""
+
+    settings: SearchSettings
+    folder: Path
+    outcomes: Outcomes
+    clock: Clock
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all its trials have ended."""
+        return len(self.outcomes) >= self.settings.max_trials
+
+
+def open_search(settings: SearchSettings, folder: Path) -> Search:
+    """Return the search in `folder` with what earlier runs of it have kept."""
+    clock = Clock(folder / "clock.json", settings.max_hours)
+    return Search(settings=settings, folder=folder, outcomes=Outcomes(folder / "outcomes.json"), clock=clock)
+
+
+def run_search(search: Search, questions: QuestionSet, share: Share, trainable: Callable[..., None]) -> bool:
+    """Run the trials that are left; Ray must be connected.
+
+    Args:
+        search: What to run; its outcomes and clock are kept up to date.
+        questions: What the trials train on; their number sets ASHA's rungs.
+        share: What each trial gets of the cluster.
+        trainable: What Ray runs for a trial.
+
+    Returns:
+        Whether the search came to its end: all trials have ended, or nothing new is left to try.
+    """
+    settings, folder = search.settings, search.folder
+    sampler, halving = _judges(search, questions, share)
+    params = dataclasses.asdict(settings)
+    tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
+    events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(settings.max_trials), search.clock)
+    _prepare_process(share)
+    search.clock.start()
+    finished = False
+    try:
+        analysis = run(
+            trainable,
+            name=TRIALS,
+            storage_path=str(folder),
+            config={"task": dataclasses.asdict(settings.task)},
+            num_samples=settings.max_trials,
+            search_alg=Proposals(sampler, settings.max_trials),
+            scheduler=halving,
+            callbacks=[JsonLoggerCallback(), events],
+            resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+            resume_config=ResumeConfig() if _has_state(folder) else None,
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            max_failures=0,
+            # what a trial prints is kept beside its checkpoint
+            log_to_file=True,
+            sync_config=SyncConfig(sync_artifacts=True),
+            verbose=0,
+        )
+        all_ended = len(analysis.trials) == len(search.outcomes)
+        finished = search.is_finished or (all_ended and sampler.is_exhausted)
+    finally:
+        search.clock.save()
+        tracking.search_ended(finished)
+    return finished
+
+
+def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
+    """Return what proposes trials and what stops them; both go by the best value so far of the search's metric."""
+    settings = search.settings
+    metric, mode = f"best_{settings.metric}", _MODES[settings.metric]
+    sampler = PresetsThenOptuna(
+        settings.space, metric=metric, mode=mode, seed=settings.seed, concurrent=share.concurrent
+    )
+    halving = PresetSparingHalving(
+        metric=metric,
+        mode=mode,
+        training_questions=len(questions.train),
+        most_epochs=_most_epochs(settings),
+        file=search.folder / "rungs.json",
+    )
+    return sampler, halving
+
+
+def _prepare_process(share: Share) -> None:
+    """Set what Ray Tune reads from the environment, and the end by SIGTERM."""
+    # as many trials may wait for a node as may run, so that an autoscaler sees what is needed
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
+    # Ray saves its state at every checkpoint; a trial that has none yet is forgotten if it is younger than this
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
+    # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def _most_epochs(settings: SearchSettings) -> float:
+    """Return the longest course that a trial can have."""
+    searched = {parameter.name: parameter for parameter in TABLE}["num_train_epochs"]
+    return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
+
+
+def _has_state(folder: Path) -> bool:
+    """Whether Ray has saved a state to go on from."""
+    return any((folder / TRIALS).glob("experiment_state-*.json"))
+
+
+def _trial_name(trial: Trial) -> str:
+    name: Any = trial.config["name"]
+    return str(name)

@@ -1,0 +1,80 @@
+"""What became of each trial of a search: one row a trial, kept in the search's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from medqa.config import TrialConfig
+from medqa.record import read_json, write_json
+
+State = Literal["completed", "stopped", "failed"]
+Metric = Literal["accuracy", "answer_nll"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialOutcome:
+    """How a trial ended, with the numbers of its kept best checkpoint."""
+
+    name: str
+    """Its name in the search; no two trials share one."""
+    seed_point: str
+    """The preset's name, or ""."""
+    state: State
+    """Came to its own end; stopped by ASHA; ended by an error."""
+    stop_reason: str
+    """"completed", "early_stopped", ASHA's words, or the error's last line."""
+    config: TrialConfig
+    accuracy: float | None
+    """Best validation accuracy; None when the trial failed before its first evaluation."""
+    answer_nll: float | None
+    """Validation answer NLL at the same checkpoint, nats."""
+    steps: int
+    """Optimizer steps done."""
+    seconds: float
+    """Wall seconds of training."""
+
+
+class Outcomes:
+    """The rows of a search by trial, in order of their end, kept in a file.
+
+    They go by the trials' names: a trial that a kill made Ray forget is proposed again under another id.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._rows: dict[str, TrialOutcome] = {}
+        if file.exists():
+            for row in read_json(file):
+                self._rows[row["name"]] = TrialOutcome(**{**row, "config": TrialConfig(**row["config"])})
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self) -> tuple[TrialOutcome, ...]:
+        """Return all rows in order of their end."""
+        return tuple(self._rows.values())
+
+    def add(self, outcome: TrialOutcome) -> None:
+        """Keep a trial's outcome, in place of an earlier one of the same trial."""
+        self._rows[outcome.name] = outcome
+        write_json(self.file, [dataclasses.asdict(row) for row in self._rows.values()])
+
+
+def best_of(rows: tuple[TrialOutcome, ...], metric: Metric) -> TrialOutcome | None:
+    """Return the winner among completed trials; None when no trial completed.
+
+    The highest accuracy wins, equal ones are parted by the lower NLL; or the lowest NLL, as `metric` says. The
+    earlier of equals stays.
+    """
+    scored = [row for row in rows if row.state == "completed" and row.accuracy is not None]
+    return min(scored, key=lambda row: ranking(row, metric), default=None)
+
+
+def ranking(row: TrialOutcome, metric: Metric) -> tuple[float, float]:
+    """Return a key that sorts better trials first; trials without a value come last."""
+    accuracy = -1.0 if row.accuracy is None else row.accuracy
+    answer_nll = float("inf") if row.answer_nll is None else row.answer_nll
+    return (answer_nll, -accuracy) if metric == "answer_nll" else (-accuracy, answer_nll)

@@ -1,0 +1,147 @@
+"""Search hyperparameters of QLoRA fine-tuning on MedQA; the same command again goes on with the same search.
+
+python tune/search.py --demo
+python tune/search.py --model mistralai/Mistral-7B-Instruct-v0.3 --data GBaker/MedQA-USMLE-4-options
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medqa.questions import QuestionSet
+    from tune.driver import Search
+    from tune.settings import SearchSettings, Wishes
+
+_NEEDED = ("medqa", "tune", "ray", "optuna", "mlflow", "torch", "transformers", "peft", "trl", "bitsandbytes")
+
+
+def main() -> int:
+    """Parse, check, run, report; return the exit code."""
+    arguments = parse_arguments()
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        print(
+            f"error: {', '.join(missing)} not installed for {sys.executable}: "
+            "run `make setup`, then `.venv/bin/python tune/search.py`",
+            file=sys.stderr,
+        )
+        return 2
+    from medqa.errors import MedQAError
+
+    try:
+        return search(arguments)
+    except MedQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; nothing heavy is imported before."""
+    parser = argparse.ArgumentParser(
+        prog="search.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--name", help="name of the search and of its folder in --results (default: demo, or medqa)")
+    add("--demo", action="store_true", help="search on the embedded demo: no GPU and no network needed")
+    add("--model", metavar="ID_OR_FOLDER", help="base model: Hub id or local folder (default: Mistral-7B on GPUs)")
+    add("--data", metavar="ID_OR_FOLDER", help="questions: Hub id, local folder or file (default: MedQA)")
+    add("--results", metavar="DIR", type=Path, default=Path("results"), help="where results go (default: results)")
+    add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the results folder)")
+    add("--max-trials", metavar="N", type=int, help="trials in all, presets included (default: 12 demo, else 30)")
+    add("--max-hours", metavar="H", type=float, help="hours that trials may run, over all runs of this search")
+    add("--gpus-per-trial", metavar="G", type=float, help="default: 1 where there are GPUs, else 0")
+    add("--concurrent", metavar="N", type=int, help="trials side by side (default: what the machines hold)")
+    add("--metric", choices=("accuracy", "answer_nll"), help="validation metric to improve (default: accuracy)")
+    add("--seed", type=int, help="seed of sampler and training (default: 42)")
+    add("--set", metavar="FIELD=VALUE", action="append", default=[], help="hold a field in every trial; repeatable")
+    return parser.parse_args()
+
+
+def search(arguments: argparse.Namespace) -> int:
+    """Run the search that the arguments describe, to its end or its limits, and print what came of it."""
+    from tune import console
+
+    console.quiet_ray()
+    settings, folder = settle(read_wishes(arguments))
+    settings, questions = check(settings, folder)
+    print(console.headline(settings, questions), flush=True)
+    job, finished = run(settings, folder, questions)
+
+    from tune.summary import summary
+
+    print(summary(job.outcomes.rows(), settings.metric, len(questions.validation)))
+    print(console.next_steps(settings, folder, finished))
+    return 0 if any(row.state == "completed" for row in job.outcomes.rows()) else 1
+
+
+def read_wishes(arguments: argparse.Namespace) -> Wishes:
+    """Turn the command line into a record; ConfigError for a --set that is not allowed."""
+    from medqa.config import parse_assignment
+    from tune.settings import Wishes
+
+    values = {name: value for name, value in vars(arguments).items() if name != "set"}
+    return Wishes(**values, fixed=dict(parse_assignment(text) for text in arguments.set))
+
+
+def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
+    """Decide what is searched and where it is kept; Ray is asked for GPUs only where nobody named a task."""
+    from tune import settings
+
+    kept = settings.kept_settings(settings.folder_of(wishes.results, wishes.name)) if wishes.name else None
+    task = settings.chosen_task(wishes) or (kept.task if kept else None)
+    if task is None:
+        from tune import cluster
+
+        has_gpus = cluster.connect().most_gpus > 0
+        task = settings.default_task(has_gpus)
+        found = "The Ray cluster has GPUs" if has_gpus else "No --model, and no GPU in the Ray cluster"
+        print(f"{found}: searching {'Mistral-7B on MedQA' if has_gpus else 'on the embedded demo'}.", flush=True)
+    folder = settings.folder_of(wishes.results, wishes.name or settings.default_name(task))
+    return settings.resolve(wishes, task, folder, settings.kept_settings(folder)), folder
+
+
+def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, QuestionSet]:
+    """Read the questions, look at the model and the folder, before any work is asked for."""
+    import dataclasses
+
+    from medqa.model import check_model
+    from medqa.questions import load_search_questions
+    from tune.settings import keep, kept_settings, require_same
+
+    questions = load_search_questions(settings.task.data, settings.task.data_revision)
+    check_model(settings.task)
+    settings = dataclasses.replace(settings, data_fingerprint=questions.fingerprint)
+    kept = kept_settings(folder)
+    if kept:
+        require_same(kept, settings, folder)
+    keep(settings, folder)
+    return settings, questions
+
+
+def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple[Search, bool]:
+    """Run the trials that are left; return the search, and whether it came to its end."""
+    from tune.driver import open_search, run_search
+
+    job = open_search(settings, folder)
+    if job.is_finished:
+        print("The search is finished: nothing is run. A larger --max-trials would go on with it.")
+        return job, True
+    if job.clock.is_over:
+        print("The hours of this search are used up: nothing is run. A larger --max-hours would go on with it.")
+        return job, False
+    from tune import cluster
+    from tune.trainable import run_trial
+
+    share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
+    given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
+    print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
+    return job, run_search(job, questions, share, run_trial)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What one search is: put together from the command line and what an earlier run of the same name has kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medqa.config import DEMO, Task
+from medqa.demo import LEARNING_RATE_FACTOR
+from medqa.errors import ConfigError
+from medqa.record import read_json, write_json
+from tune.outcomes import Metric
+from tune.space import Space
+
+MISTRAL = "mistralai/Mistral-7B-Instruct-v0.3"
+MEDQA = "GBaker/MedQA-USMLE-4-options"
+_EVAL_EVERY_EXAMPLES = 1600
+"""The presets' 100 steps of 16 examples."""
+_DEMO_EVAL_EVERY_EXAMPLES = 256
+"""16 steps: the demo has 1,024 training questions, so that every 100 steps would see one evaluation in all."""
+_DEMO_TRIALS = 12
+_TRIALS = 30
+_SETTINGS_FILE = "settings.json"
+_LIMITS = {"max_trials": 1, "max_hours": 0, "concurrent": 1, "gpus_per_trial": 0}
+"""Settings that may change when a search goes on, with their least value; they bound it and change no trial."""
+_SETTABLE = ("metric", "seed", "tracking_uri", *_LIMITS)
+"""Settings that have a flag of their own name."""
+_LEAST_FREE_BYTES = 200 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What the command line says; None where it says nothing."""
+
+    name: str | None = None
+    demo: bool = False
+    model: str | None = None
+    data: str | None = None
+    results: Path = Path("results")
+    tracking_uri: str | None = None
+    max_trials: int | None = None
+    max_hours: float | None = None
+    gpus_per_trial: float | None = None
+    concurrent: int | None = None
+    metric: Metric | None = None
+    seed: int | None = None
+    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """TrialConfig field to the value held in every trial."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSettings:
+    """One search, whole: the same settings give the same search."""
+
+    name: str
+    task: Task
+    metric: Metric = "accuracy"
+    """Validation metric that the search improves and by which each trial keeps its best checkpoint."""
+    seed: int = 42
+    """Seed of the sampler, and of each trial's training where `fixed` has no other."""
+    fixed: dict[str, Any]
+    """TrialConfig field to the value held in every trial, seed points included."""
+    learning_rate_factor: float
+    """What the presets' and the space's learning rates are multiplied by."""
+    eval_every_examples: int
+    """Training examples between two evaluations, where --set does not hold eval_every_steps."""
+    tracking_uri: str
+    data_fingerprint: str = ""
+    """SHA-256 of the train and validation rows; "" until they are read."""
+    max_trials: int
+    max_hours: float | None = None
+    """Hours that trials may run, over all runs of this search; None for no limit."""
+    concurrent: int | None = None
+    """Trials side by side; None lets the cluster's size decide."""
+    gpus_per_trial: float | None = None
+    """None gives each trial one GPU where there are any."""
+
+    @property
+    def space(self) -> Space:
+        """The space searched."""
+        fixed = {"selection_metric": self.metric, "seed": self.seed, **self.fixed}
+        return Space(
+            fixed=fixed,
+            learning_rate_factor=self.learning_rate_factor,
+            eval_every_examples=self.eval_every_examples,
+        )
+
+
+def chosen_task(wishes: Wishes) -> Task | None:
+    """Return the task that the command line names, None where it leaves the choice.
+
+    Raises:
+        ConfigError: when --demo stands beside another model or data.
+    """
+    if wishes.demo:
+        if wishes.model or wishes.data:
+            raise ConfigError("--demo brings its own model and data: leave out --demo, or --model and --data")
+        return Task()
+    if wishes.model or wishes.data:
+        model, model_revision = _source(wishes.model or MISTRAL)
+        data, data_revision = _source(wishes.data or MEDQA)
+        return Task(model=model, data=data, model_revision=model_revision, data_revision=data_revision)
+    return None
+
+
+def default_task(has_gpus: bool) -> Task:
+    """Return what is searched where nobody named a task."""
+    return Task(model=MISTRAL, data=MEDQA) if has_gpus else Task()
+
+
+def default_name(task: Task) -> str:
+    """Return the name of a search that nobody named."""
+    return DEMO if task == Task() else "medqa"
+
+
+def _source(text: str) -> tuple[str, str | None]:
+    """Return an absolute path, because workers run in folders of their own; or a Hub id and its revision."""
+    local = Path(text).expanduser()
+    if text != DEMO and local.exists():
+        return str(local.resolve()), None
+    name, _, revision = text.partition("@")
+    return name, revision or None
+
+
+def folder_of(results: Path, name: str) -> Path:
+    """Return the search's folder; ConfigError when the name cannot be a folder's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "artifacts":
+        raise ConfigError(f"--name is {name!r}: use letters, digits, '.', '_' and '-' (and not 'artifacts')")
+    return results.absolute() / name
+
+
+def kept_settings(folder: Path) -> SearchSettings | None:
+    """Return the settings of an earlier run in this folder, None when there is none."""
+    file = folder / _SETTINGS_FILE
+    if not file.exists():
+        return None
+    content = read_json(file)
+    return SearchSettings(**{**content, "task": Task(**content["task"])})
+
+
+def resolve(wishes: Wishes, task: Task, folder: Path, kept: SearchSettings | None) -> SearchSettings:
+    """Put the settings together: the command line over what was kept, or over the task's defaults.
+
+    Raises:
+        ConfigError: when a setting is out of its range, or differs from that of the kept search.
+    """
+    base = kept or _default_settings(task, folder)
+    said = dataclasses.asdict(wishes)
+    changes = {name: said[name] for name in _SETTABLE if said[name] is not None}
+    settings = dataclasses.replace(base, task=task, fixed={**base.fixed, **wishes.fixed}, **changes)
+    _check(settings)
+    if kept:
+        require_same(kept, settings, folder)
+    return settings
+
+
+def _default_settings(task: Task, folder: Path) -> SearchSettings:
+    is_demo = task.model == DEMO
+    return SearchSettings(
+        name=folder.name,
+        task=task,
+        fixed={},
+        learning_rate_factor=LEARNING_RATE_FACTOR if is_demo else 1.0,
+        eval_every_examples=_DEMO_EVAL_EVERY_EXAMPLES if task.data == DEMO else _EVAL_EVERY_EXAMPLES,
+        tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}",
+        max_trials=_DEMO_TRIALS if is_demo else _TRIALS,
+    )
+
+
+def _check(settings: SearchSettings) -> None:
+    limits = dataclasses.asdict(settings)
+    for name, least in _LIMITS.items():
+        if limits[name] is not None and limits[name] < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {limits[name]:g}: give at least {least}")
+    if settings.fixed.get("selection_metric", settings.metric) != settings.metric:
+        raise ConfigError("selection_metric is not held by --set: each trial keeps its best by --metric")
+    if not settings.space.parameters():
+        raise ConfigError("every field of the space is held fixed by --set: leave at least one to search")
+    for point in settings.space.seed_points().values():
+        settings.space.to_config(point)
+
+
+def require_same(kept: SearchSettings, settings: SearchSettings, folder: Path) -> None:
+    """Raise ConfigError, with the differences, unless both are the same search within its limits."""
+    before, now = dataclasses.asdict(kept), dataclasses.asdict(settings)
+    differences = [
+        f"{name} was {before[name]!r}, now {now[name]!r}"
+        for name in before
+        if name not in _LIMITS and before[name] != now[name]
+    ]
+    if differences:
+        raise ConfigError(
+            f"a search named {kept.name!r} was begun with other settings ({'; '.join(differences)}): "
+            f"choose another --name, or remove {folder}"
+        )
+
+
+def keep(settings: SearchSettings, folder: Path) -> None:
+    """Write the settings to the search's folder, so that the same command goes on with it.
+
+    Raises:
+        ConfigError: when the folder cannot be written to or its disk is full.
+    """
+    try:
+        write_json(folder / _SETTINGS_FILE, dataclasses.asdict(settings))
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written to ({error.strerror}): choose another --results") from error
+    if free < _LEAST_FREE_BYTES:
+        raise ConfigError(f"{folder}: only {free / 2**20:.0f} MB free, at least {_LEAST_FREE_BYTES >> 20} are needed")

@@ -1,0 +1,75 @@
+"""The result of a search as text: the best trial, the presets, what the sampler explored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medqa.config import TrialConfig
+from medqa.metrics import wilson
+from medqa.presets import PRESETS
+from tune.outcomes import Metric, TrialOutcome, best_of, ranking
+
+
+def summary(rows: Sequence[TrialOutcome], metric: Metric, questions: int) -> str:
+    """Return the best trial, the presets' table and the explored trials as text.
+
+    Args:
+        rows: Trials that have ended.
+        metric: By which the best is chosen.
+        questions: Number of validation questions, for the intervals.
+    """
+    lines = [""]
+    best = best_of(tuple(rows), metric)
+    if best is None:
+        lines.append("No trial has completed.")
+    else:
+        lines.append(f"Best trial: {best.name}, validation {_score(best, questions)}")
+        lines.append(f"  {describe(best.config)}")
+    presets = {row.seed_point: row for row in rows if row.seed_point}
+    lines += ["", "Presets", _header()]
+    lines += [_table_row(presets[name], questions) for name in PRESETS if name in presets]
+    explored = sorted((row for row in rows if not row.seed_point), key=lambda row: ranking(row, metric))
+    if explored:
+        lines += ["", "Explored by the sampler, best first", _header()]
+        lines += [_table_row(row, questions) for row in explored]
+    return "\n".join(lines)
+
+
+def describe(config: TrialConfig) -> str:
+    """Return a configuration in a few words."""
+    extras = [
+        f"{config.lora_targets} projections",
+        *(["rsLoRA"] if config.use_rslora else []),
+        *(["options shuffled"] if config.shuffle_options else []),
+        f"question weight {config.question_loss_weight:g}",
+    ]
+    return (
+        f"rank {config.lora_rank}, alpha {config.lora_alpha}, learning rate {config.learning_rate:.2e} "
+        f"({config.lr_scheduler_type}, warm-up {config.warmup_ratio:g}), {config.num_train_epochs:g} epochs, "
+        f"batch {config.effective_batch_size}, dropout {config.lora_dropout:g}, "
+        f"weight decay {config.weight_decay:g}, {', '.join(extras)}"
+    )
+
+
+def _score(row: TrialOutcome, questions: int) -> str:
+    return f"accuracy {_with_interval(row, questions)}, answer NLL {row.answer_nll:.3f}"
+
+
+def _header() -> str:
+    return f"  {'trial':<24} {'accuracy, 95 % interval':<24} {'NLL':>6} {'steps':>6} {'minutes':>8}  state"
+
+
+def _table_row(row: TrialOutcome, questions: int) -> str:
+    answer_nll = "-" if row.answer_nll is None else f"{row.answer_nll:.3f}"
+    state = row.state if row.stop_reason in ("", row.state) else f"{row.state}: {row.stop_reason}"
+    return (
+        f"  {row.name:<24} {_with_interval(row, questions):<24} {answer_nll:>6} {row.steps:>6} "
+        f"{row.seconds / 60:>8.1f}  {state}"
+    )
+
+
+def _with_interval(row: TrialOutcome, questions: int) -> str:
+    if row.accuracy is None:
+        return "-"
+    estimate = wilson(round(row.accuracy * questions), questions)
+    return f"{100 * estimate.value:.1f} % ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
