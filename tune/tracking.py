@@ -15,6 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 
 from medqa import record
 from medqa.config import Task, TrialConfig
+from medqa.curve import draw_training_curve
 from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal
 
@@ -141,6 +142,8 @@ class Tracking:
         record.write_json(self._file, self._run_ids)
 
     def _upload(self, run_id: str, run_dir: Path) -> None:
+        if (run_dir / record.TRAINING_LOG).is_file() and not (run_dir / record.TRAINING_CURVE).is_file():
+            draw_training_curve(run_dir)  # a trial draws its own at its end, which a stopped one did not see
         for name in record.RECORD_FILES:
             if (run_dir / name).is_file():
                 self._client.log_artifact(run_id, str(run_dir / name))
