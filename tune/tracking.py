@@ -142,8 +142,9 @@ class Tracking:
         record.write_json(self._file, self._run_ids)
 
     def _upload(self, run_id: str, run_dir: Path) -> None:
-        if (run_dir / record.TRAINING_LOG).is_file() and not (run_dir / record.TRAINING_CURVE).is_file():
-            draw_training_curve(run_dir)  # a trial draws its own at its end, which a stopped one did not see
+        # a trial draws its own curve at its end, which a stopped one did not see
+        if (run_dir / record.TRAINING_SUMMARY).is_file() and not (run_dir / record.TRAINING_CURVE).is_file():
+            draw_training_curve(run_dir)
         for name in record.RECORD_FILES:
             if (run_dir / name).is_file():
                 self._client.log_artifact(run_id, str(run_dir / name))
