@@ -125,7 +125,9 @@ class Tracking:
             return str(found.experiment_id)
         # MLflow would put artifacts into ./mlruns of whoever asks first; a server has its own place
         location = (results / "artifacts").as_uri() if tracking_uri.startswith("sqlite:") else None
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+        # tells MLflow's page that these are training runs, not traces of an application
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
 
     def _open_search(self, params: Mapping[str, Any]) -> None:
         if _SEARCH in self._run_ids:
