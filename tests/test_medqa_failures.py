@@ -130,11 +130,17 @@ def test_an_odd_micro_batch_becomes_a_divisor_of_at_most_half() -> None:
         plan.smaller(REASON)
 
 
-def test_an_exploding_training_ends_as_diverged_between_evaluations(task: Task, tmp_path: Path) -> None:
-    config = dataclasses.replace(
-        CONFIG, learning_rate=1.0, max_grad_norm=1e9, num_train_epochs=8, eval_every_steps=1000, warmup_ratio=0.3
-    )
-    with pytest.raises(DivergedError, match=r"diverged at step \d+: the mean training loss is .* times its start"):
+def test_an_exploding_training_ends_as_diverged_between_evaluations(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LetterTrainer.compute_loss
+
+    def exploding(self: LetterTrainer, *args: Any, **kwargs: Any) -> Any:
+        return real(self, *args, **kwargs) * (5 if self.state.global_step >= 12 else 1)
+
+    monkeypatch.setattr(LetterTrainer, "compute_loss", exploding)
+    config = dataclasses.replace(CONFIG, num_train_epochs=4, eval_every_steps=1000)
+    with pytest.raises(DivergedError, match="diverged at step 20: the mean training loss is .* times its start"):
         run(config, task, tmp_path)
 
 
