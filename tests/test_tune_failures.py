@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from medqa.errors import DivergedError, GpuMemoryError
 from medqa.presets import PRESETS
-from tune.failures import BugWatch, Failure, failure_from
+from tune.failures import BugWatch, Failure, failure_from, unreported_failure
 
 TOY = Path(__file__).with_name("toy_search.py")
 MEMORY, DIVERGED, BUG, KILLED, FINE = list(PRESETS)[:5]
@@ -68,6 +70,26 @@ def test_equal_bugs_are_equal_in_type_message_and_last_frame() -> None:
         raise RuntimeError("a")
     except RuntimeError as error:
         assert failure_from(error).signature != raised(RuntimeError("a")).signature
+
+
+class FakeTrial:
+    """A Ray trial with what Ray last saw of its failures."""
+
+    num_failures = 21
+
+    def __init__(self, file: Path, error: Exception) -> None:
+        file.write_bytes(cloudpickle.dumps(error))
+        self.pickled_error_file = str(file)
+
+
+def test_a_failure_that_no_worker_reported_is_a_lost_worker_or_a_bug(tmp_path: Path) -> None:
+    died = unreported_failure(FakeTrial(tmp_path / "died", ActorDiedError()))
+    assert (died.kind, died.reason) == ("worker_lost", "its worker died 21 times")
+    in_task = RayTaskError("train", "Traceback:\n  a frame\nValueError: a bad value\n", ValueError("a bad value"))
+    assert unreported_failure(FakeTrial(tmp_path / "raised", in_task)).kind == "bug"
+    no_start = ActorDiedError(in_task)
+    assert unreported_failure(FakeTrial(tmp_path / "no_start", no_start)).kind == "bug"
+    assert "ValueError: a bad value" in unreported_failure(FakeTrial(tmp_path / "no_start", no_start)).reason
 
 
 def test_only_equal_bugs_in_a_row_are_hopeless() -> None:

@@ -86,9 +86,11 @@ def reported_failure(result: Mapping[str, Any]) -> Failure | None:
 def unreported_failure(trial: Trial) -> Failure:
     """Return why a trial failed that could not say so itself."""
     error = newest_error(trial)
-    reason = str(error).strip().partition("\n")[0] if error else "unknown error"
     if is_lost_worker(error):
-        return Failure(kind="worker_lost", reason=f"its worker died {trial.num_failures} times", signature=reason)
+        return Failure(kind="worker_lost", reason=f"its worker died {trial.num_failures} times", signature="")
+    lines = str(error or "").split("\n")
+    # of a traceback its last line says what went wrong
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), "unknown error")
     return Failure(kind="bug", reason=reason, signature=reason)
 
 
