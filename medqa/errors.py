@@ -22,4 +22,12 @@ class RecordError(MedQAError):
 
 
 class DivergedError(MedQAError):
-    """Training produced a loss that is not a finite number."""
+    """Training produced a loss that is not a finite number, or far above its start."""
+
+
+class GpuMemoryError(MedQAError):
+    """One example at a time, with gradient checkpointing, does not fit in the GPU's memory."""
+
+
+class HopelessError(MedQAError):
+    """Trials fail one after the other with the same bug: the search has stopped."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
-_GIB = 1 << 30
+from medqa.errors import GpuMemoryError
+
 _SAFE_SHARE = 0.85
 """Share of the free memory that a plan may fill; the rest is for the allocator's gaps."""
 _ACTIVATION_BYTES = 46
@@ -24,6 +26,27 @@ class MemoryPlan:
     micro_batch_size: int
     accumulation_steps: int
     gradient_checkpointing: bool
+    halvings: int = 0
+    """How often an earlier plan of the trial ran out of memory."""
+
+    def smaller(self, reason: str) -> MemoryPlan:
+        """Return the plan to try after this one ran out of memory: the micro-batch halved, then checkpointing.
+
+        An odd micro-batch becomes the largest divisor of the effective batch that is at most half of it.
+
+        Raises:
+            GpuMemoryError: with `reason` when there is no smaller plan.
+        """
+        effective, tries = self.micro_batch_size * self.accumulation_steps, self.halvings + 1
+        if self.micro_batch_size > 1:
+            size = max(size for size in range(1, self.micro_batch_size // 2 + 1) if effective % size == 0)
+            return MemoryPlan(size, effective // size, self.gradient_checkpointing, tries)
+        if not self.gradient_checkpointing:
+            return MemoryPlan(1, effective, True, tries)
+        raise GpuMemoryError(
+            f"out of GPU memory with one example at a time and gradient checkpointing ({reason}): "
+            "use a GPU with more memory, or a lower max_length"
+        )
 
 
 def plan_memory(model: Any, longest: int, effective_batch_size: int) -> MemoryPlan:
@@ -57,3 +80,12 @@ def _estimate(config: Any, tokens: int, checkpointing: bool) -> float:
     kept = tokens * config.hidden_size * config.num_hidden_layers * per_unit
     one_layer = tokens * config.hidden_size * _ACTIVATION_BYTES if checkpointing else 0
     return float(kept + one_layer + tokens * config.vocab_size * _LOGIT_BYTES)
+
+
+def free_memory() -> None:
+    """Give what nothing refers to any more back to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from medqa.config import DEMO, Task, TrialConfig
 from medqa.errors import ModelError
+from medqa.memory import free_memory
 from medqa.prompt import PromptEncoder
 from medqa.quiet import silence_libraries
 
@@ -89,7 +89,7 @@ class BaseModel:
             self.model.requires_grad_(False)
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
-            _free_memory()
+            free_memory()
 
 
 def load_base(task: Task) -> BaseModel:
@@ -101,7 +101,7 @@ def load_base(task: Task) -> BaseModel:
     # One base at a time: a second 7B model beside the first would not fit on most GPUs.
     if _load_base.cache_info().currsize and task not in _loaded:
         _load_base.cache_clear()
-        _free_memory()
+        free_memory()
     _loaded[:] = [task]
     return _load_base(task)
 
@@ -257,11 +257,3 @@ def _fingerprint(folder: Path) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -13,6 +13,7 @@ from typing import Any
 
 from medqa.config import Task, TrialConfig, from_mapping
 from medqa.errors import RecordError
+from medqa.memory import MemoryPlan
 from medqa.scoring import Prediction
 
 ADAPTER = "adapter"
@@ -108,7 +109,7 @@ def predictions_from_rows(rows: list[dict[str, Any]]) -> tuple[Prediction, ...]:
     return tuple(Prediction(**{name: row[name] for name in names}) for row in rows)
 
 
-def write_summary(run_dir: Path, name: str, log: list[dict[str, Any]], left_out: int) -> None:
+def write_summary(run_dir: Path, name: str, log: list[dict[str, Any]], left_out: int, plan: MemoryPlan) -> None:
     """Write training_summary.json from the evaluations so far.
 
     Args:
@@ -116,6 +117,7 @@ def write_summary(run_dir: Path, name: str, log: list[dict[str, Any]], left_out:
         name: The trial's name.
         log: Rows of training_log.json; at least one.
         left_out: Training questions left out because they were too long.
+        plan: How each step was split at the end.
     """
     last = log[-1]
     write_json(
@@ -132,9 +134,15 @@ def write_summary(run_dir: Path, name: str, log: list[dict[str, Any]], left_out:
             "peak_gib": last["peak_gib"],
             "stop_reason": last["stop_reason"],
             "train_questions_left_out": left_out,
+            "memory": dataclasses.asdict(plan),
             "adapter_path": ADAPTER,
         },
     )
+
+
+def read_plan(run_dir: Path) -> MemoryPlan:
+    """Read from training_summary.json how each step was split."""
+    return MemoryPlan(**read_json(run_dir / TRAINING_SUMMARY)["memory"])
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from medqa.errors import DataError
+from medqa.memory import free_memory
 from medqa.prompt import TRAINING_WORDING, Encoded, PromptEncoder
 from medqa.questions import Question
 
@@ -82,15 +83,36 @@ def score_questions(
     """Score questions by one forward pass each, in evaluation mode, restoring the model's mode after.
 
     Rows are padded on the right and each is read at its own last prompt position, so padding never
-    moves the position that is read.
+    moves the position that is read. Where a pass runs out of GPU memory, all is scored again with half the tokens.
 
     Raises:
         DataError: when there are no questions, or a prompt is longer than the model's positions; it is never cut.
+        torch.OutOfMemoryError: when a single question does not fit.
     """
     if not questions:
         raise DataError("no questions to score")
     encoded = [encoder.encode(question, wording, exemplars) for question in questions]
     _check_lengths(encoded, questions, model)
+    longest = max(len(item.full_ids) for item in encoded)
+    while True:
+        try:
+            return _score(model, encoder, questions, encoded, with_lm_loss, tokens_per_batch)
+        except torch.OutOfMemoryError:
+            if tokens_per_batch <= longest:
+                raise
+        # here and not above: the error holds on to the tensors of the pass that failed
+        free_memory()
+        tokens_per_batch //= 2
+
+
+def _score(
+    model: Any,
+    encoder: PromptEncoder,
+    questions: Sequence[Question],
+    encoded: Sequence[Encoded],
+    with_lm_loss: bool,
+    tokens_per_batch: int,
+) -> Scores:
     predictions: dict[int, Prediction] = {}
     loss_sum, token_count = 0.0, 0
     with _evaluation_mode(model):

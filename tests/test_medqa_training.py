@@ -13,9 +13,10 @@ from medqa import record
 from medqa.config import Task, TrialConfig
 from medqa.course import IGNORED, build_course, collate
 from medqa.errors import DataError, DivergedError
+from medqa.evaluations import Evaluation, decide, evaluations
 from medqa.model import load_base
 from medqa.questions import load_search_questions
-from medqa.training import Evaluation, decide, evaluations, train
+from medqa.training import train
 
 CONFIG = TrialConfig(
     lora_rank=4, lora_alpha=8, learning_rate=5e-3, num_train_epochs=1.5, effective_batch_size=4, eval_every_steps=3
@@ -198,7 +199,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_as_diverged(
         return batch | {"loss_weights": batch["loss_weights"] * float("inf")}
 
     monkeypatch.setattr(training, "collate", poisoned)
-    with pytest.raises(DivergedError, match="diverged at step 3"):
+    with pytest.raises(DivergedError, match="diverged at step 1: the training loss is"):
         run(CONFIG, task, tmp_path)
     monkeypatch.undo()
     assert run(CONFIG, task, tmp_path / "after")[-1].finished

@@ -1,6 +1,7 @@
-"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING_TRIAL].
+"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING].
 
-What a trial reaches follows from its configuration alone, so that two runs can be compared.
+FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
+evaluations). What a trial reaches follows from its configuration alone, so that two runs can be compared.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medqa.config import Task
+from medqa.errors import MedQAError
 from medqa.questions import Question, QuestionSet
 from tune import console
 
@@ -18,18 +20,31 @@ QUESTION = Question("q", "Which?", {"A": "a", "B": "b", "C": "c", "D": "d"}, "A"
 QUESTIONS = QuestionSet(train=(QUESTION,) * 1000, validation=(QUESTION,) * 300, fingerprint="toy")
 
 
-def make_toy(pause: float, failing: str) -> Callable[[dict[str, Any]], None]:
+def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict[str, Any]], None]:
     # a nested function travels to the workers by value: they cannot import this file
     def toy(ray_config: dict[str, Any]) -> None:
         import json
         import math
         import os
+        import signal
         import tempfile
         import time
 
         from ray.tune import Checkpoint, get_checkpoint, report
 
+        from medqa.errors import DivergedError, GpuMemoryError
+        from tune.failures import last_words
         from tune.proposal import proposal_of
+
+        def fail(step: int) -> None:
+            if way == "memory":
+                raise GpuMemoryError("out of GPU memory with one example at a time")
+            if way == "diverged":
+                raise DivergedError("diverged at step 3: the training loss is nan")
+            if way == "error":
+                raise RuntimeError("the toy broke")
+            if step >= 2 * config.eval_every_steps and starts.read_text().count(proposal.name) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
 
         proposal = proposal_of(ray_config)
         config = proposal.config
@@ -38,14 +53,18 @@ def make_toy(pause: float, failing: str) -> Callable[[dict[str, Any]], None]:
         if checkpoint:
             with checkpoint.as_directory() as kept:
                 step, best = json.loads((Path(kept) / "state.json").read_text())
-        with tempfile.TemporaryDirectory() as name:
+        way = ways.get(proposal.name, ways.get("all", ""))
+        if way:
+            with starts.open("a") as file:
+                file.write(f"{proposal.name} {step}\n")
+        with last_words(), tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "adapter").mkdir()
             (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
             (folder / "config.json").write_text("{}")
             while step < total:
-                if proposal.name == failing:
-                    raise RuntimeError("the toy broke")
+                if way:
+                    fail(step)
                 time.sleep(pause)
                 step = min(total, step + config.eval_every_steps)
                 examples = min(step * config.effective_batch_size, int(1000 * config.num_train_epochs))
@@ -91,7 +110,12 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "") -> Non
         print("nothing to run")
         return
     share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=2)
-    print("finished" if run_search(job, QUESTIONS, share, make_toy(pause, failing)) else "unfinished")
+    parts = (part.partition("=") for part in failing.split(",") if part)
+    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt")
+    try:
+        print("finished" if run_search(job, QUESTIONS, share, toy) else "unfinished")
+    except MedQAError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from tune.budget import Clock
 from tune.cluster import Share
 from tune.console import Console
 from tune.events import SearchEvents
+from tune.failures import MOST_RETRIES, hopeless
 from tune.halving import PresetSparingHalving
 from tune.outcomes import Outcomes
 from tune.sampler import PresetsThenOptuna, Proposals
@@ -61,6 +62,9 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
         share: What each trial gets of the cluster.
         trainable: What Ray runs for a trial.
 
+    Raises:
+        HopelessError: when trials in a row ended with the same bug; the search can go on.
+
     Returns:
         Whether the search came to its end: all trials have ended, or nothing new is left to try.
     """
@@ -89,7 +93,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
             resume_config=ResumeConfig() if _has_state(folder) else None,
             reuse_actors=True,
             raise_on_failed_trial=False,
-            max_failures=0,
+            max_failures=MOST_RETRIES,
             # what a trial prints is kept beside its checkpoint
             log_to_file=True,
             sync_config=SyncConfig(sync_artifacts=True),
@@ -100,6 +104,8 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     finally:
         search.clock.save()
         tracking.search_ended(finished)
+    if events.bugs.is_hopeless:
+        raise hopeless(events.bugs.signature, folder / TRIALS)
     return finished
 
 
@@ -126,6 +132,8 @@ def _prepare_process(share: Share) -> None:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
     # Ray saves its state at every checkpoint; a trial that has none yet is forgotten if it is younger than this
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
+    # a preempted worker counts as any other that died, so that retries are counted and bounded
+    os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
     # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 

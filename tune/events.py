@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from ray.tune.experiment import Trial
 from tune.budget import Clock
 from tune.checkpoints import tidy
 from tune.console import Console
+from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, reported_failure, unreported_failure
 from tune.halving import PresetSparingHalving
 from tune.outcomes import Outcomes, State, TrialOutcome
 from tune.proposal import proposal_of
@@ -33,6 +36,8 @@ class SearchEvents(Callback):
     ) -> None:
         self.sampler, self.halving, self.outcomes = sampler, halving, outcomes
         self.tracking, self.console, self.clock = tracking, console, clock
+        self.bugs = BugWatch()
+        self._failed: dict[str, _FailedTrial] = {}
         self._is_first_step = True
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -45,9 +50,9 @@ class SearchEvents(Callback):
                 tidy(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """End the run when the hours are used up, as Ctrl-C does: what runs can go on later."""
+        """End the run, as Ctrl-C does, when the hours are used up or trials only fail: what runs can go on later."""
         self.clock.tick()
-        if self.clock.is_over:
+        if self.clock.is_over or self.bugs.is_hopeless:
             signal.raise_signal(signal.SIGINT)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -57,34 +62,55 @@ class SearchEvents(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log an evaluation."""
+        """Log an evaluation; or take the last words of a trial, which is not tried again."""
+        if failure := reported_failure(result):
+            self._failed[trial.trial_id] = _FailedTrial(failure, dict(trial.last_result or {}))
+            trial.max_failures = 0
+            return
         self.tracking.trial_evaluated(proposal_of(trial.config), result)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Note that a trial goes on after its worker died; what else Ray would try again may fail once more only."""
+        if not is_lost_worker(newest_error(trial)):
+            trial.max_failures = 0
+        self.tracking.trial_retried(proposal_of(trial.config), trial.num_failures)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Keep a trial that came to its end or was stopped."""
         if trial.last_result.get("finished"):
-            self._end(trial, "completed", trial.last_result["stop_reason"])
+            self._end(trial, outcome_of(trial, trial.last_result, "completed", trial.last_result["stop_reason"]))
         else:
-            self._end(trial, "stopped", self.halving.reasons.get(trial.trial_id, ""))
+            reason = self.halving.reasons.get(trial.trial_id, "")
+            self._end(trial, outcome_of(trial, trial.last_result, "stopped", reason))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Keep a trial that an error ended."""
+        """Keep a trial that failed."""
         self.tracking.trial_started(proposal_of(trial.config))
-        error = Path(trial.error_file)
-        self._end(trial, "failed", last_line(error.read_text() if error.exists() else ""))
+        unsaid = _FailedTrial(unreported_failure(trial), trial.last_result or {})
+        failed = self._failed.pop(trial.trial_id, unsaid)
+        reason = f"{failed.failure.kind}: {failed.failure.reason}"
+        outcome = outcome_of(trial, failed.last_result, "failed", reason)
+        self._end(trial, dataclasses.replace(outcome, failure=failed.failure.kind), failed.failure)
 
-    def _end(self, trial: Trial, state: State, reason: str) -> None:
-        outcome = outcome_of(trial, state, reason)
+    def _end(self, trial: Trial, outcome: TrialOutcome, failure: Failure | None = None) -> None:
         self.outcomes.add(outcome)
         run_dir = Path(trial.checkpoint.path) if trial.checkpoint else None
         self.tracking.trial_ended(outcome, run_dir)
         self.console.trial_ended(outcome, len(self.outcomes))
+        self.bugs.trial_ended(failure)
 
 
-def outcome_of(trial: Trial, state: State, reason: str) -> TrialOutcome:
-    """Return the row of a trial that has ended."""
+@dataclass(frozen=True, slots=True)
+class _FailedTrial:
+    """Why a trial failed, and its last evaluation before."""
+
+    failure: Failure
+    last_result: dict[str, Any]
+
+
+def outcome_of(trial: Trial, result: dict[str, Any], state: State, reason: str) -> TrialOutcome:
+    """Return the row of a trial that has ended; `result` is its last evaluation, or empty."""
     proposal = proposal_of(trial.config)
-    result = trial.last_result or {}
     return TrialOutcome(
         name=proposal.name,
         seed_point=proposal.seed_point,
@@ -95,10 +121,6 @@ def outcome_of(trial: Trial, state: State, reason: str) -> TrialOutcome:
         answer_nll=result.get("best_answer_nll"),
         steps=result.get("step", 0),
         seconds=result.get("seconds", 0.0),
+        # Ray's count of failures has the one that ended a failed trial too
+        retries=trial.num_failures - (state == "failed"),
     )
-
-
-def last_line(text: str) -> str:
-    """Return the last line of a traceback that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "unknown error"

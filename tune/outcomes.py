@@ -9,6 +9,7 @@ from typing import Literal
 
 from medqa.config import TrialConfig
 from medqa.record import read_json, write_json
+from tune.failures import FailureClass
 
 State = Literal["completed", "stopped", "failed"]
 Metric = Literal["accuracy", "answer_nll"]
@@ -25,7 +26,7 @@ class TrialOutcome:
     state: State
     """Came to its own end; stopped by ASHA; ended by an error."""
     stop_reason: str
-    """"completed", "early_stopped", ASHA's words, or the error's last line."""
+    """"completed", "early_stopped", ASHA's words, or the failure's class and reason."""
     config: TrialConfig
     accuracy: float | None
     """Best validation accuracy; None when the trial failed before its first evaluation."""
@@ -35,6 +36,10 @@ class TrialOutcome:
     """Optimizer steps done."""
     seconds: float
     """Wall seconds of training."""
+    failure: FailureClass = ""
+    """What kind of failure ended it; "" for a trial that did not fail."""
+    retries: int = 0
+    """Times that it went on after its worker died or was taken away."""
 
 
 class Outcomes:

@@ -91,6 +91,12 @@ class Tracking:
         self._client.log_batch(self._run_ids[key], metrics=metrics)
         self._last_step[key] = step
 
+    def trial_retried(self, proposal: Proposal, retries: int) -> None:
+        """Note how often the trial went on after its worker died or was taken away."""
+        run_id = self._run_ids.get(_key(proposal.name, proposal.config))
+        if run_id is not None:  # its worker may die before the trial has started
+            self._client.set_tag(run_id, "retries", str(retries))
+
     def trial_ended(self, outcome: TrialOutcome, run_dir: Path | None) -> None:
         """Upload the trial's record and close its run.
 
@@ -102,6 +108,7 @@ class Tracking:
         if run_dir is not None:
             self._upload(run_id, run_dir)
         tags = {"state": outcome.state, "stop_reason": outcome.stop_reason[:_LONGEST_TAG]}
+        tags |= {"failure": outcome.failure, "retries": str(outcome.retries)}
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.set_terminated(run_id, _STATUS[outcome.state])
 

@@ -12,17 +12,24 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune import Checkpoint, get_checkpoint, report
 
+from tune.failures import last_words
 from tune.proposal import proposal_of, task_of
 
 if TYPE_CHECKING:
-    from medqa.training import Evaluation
+    from medqa.evaluations import Evaluation
 
 
 def run_trial(ray_config: dict[str, Any]) -> None:
     """Train the proposal in `ray_config`, going on from its newest checkpoint where there is one.
 
-    Ray ends a stopped trial by SystemExit in `report`; it passes through, and the folder is removed.
+    Ray ends a stopped trial by SystemExit in `report`; it passes through, and the folder is removed. Any error is
+    reported before it ends the trial.
     """
+    with last_words():
+        _train(ray_config)
+
+
+def _train(ray_config: dict[str, Any]) -> None:
     # imported by the worker alone: the driver starts seconds sooner without torch and trl
     from medqa.training import train
 

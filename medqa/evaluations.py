@@ -1,0 +1,79 @@
+"""What one evaluation says, and what the evaluations so far mean: the best one, and whether training ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medqa import record
+from medqa.config import TrialConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One evaluation on the validation questions; a row of training_log.json."""
+
+    step: int
+    """Optimizer steps done."""
+    total_steps: int
+    """Optimizer steps of the whole course."""
+    examples: int
+    """Training examples seen."""
+    epoch: float
+    accuracy: float
+    """Share of validation questions whose most probable letter is right."""
+    answer_nll: float
+    """Mean negative log-probability of the right letter, nats."""
+    lm_loss: float
+    """Mean negative log-likelihood per token of question and answer, nats."""
+    train_loss: float
+    """Mean training loss since the evaluation before, nats."""
+    learning_rate: float
+    best_accuracy: float
+    """Accuracy at the kept checkpoint."""
+    best_answer_nll: float
+    """Answer NLL at the kept checkpoint, nats."""
+    best_step: int
+    """Step of the kept checkpoint."""
+    seconds: float
+    """Wall seconds of training and evaluation, the time before a restart included."""
+    peak_gib: float
+    """Peak GPU memory in GiB; 0.0 on the CPU."""
+    finished: bool
+    """Whether this is the trial's last evaluation."""
+    stop_reason: str
+    """"" while running, then "completed" or "early_stopped"."""
+
+
+OnEval = Callable[[Evaluation], None]
+
+
+def decide(config: TrialConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say what the newest row means: which evaluation is the best so far, and whether training ends.
+
+    The best is the highest accuracy, equal accuracies parted by the lower answer NLL; or the lowest answer
+    NLL, as `config.selection_metric` says. The earlier of equals stays.
+    """
+    best = min(rows, key=lambda row: selection_key(config, row["accuracy"], row["answer_nll"]))
+    since_best = sum(row["step"] > best["step"] for row in rows)
+    completed = rows[-1]["step"] >= rows[-1]["total_steps"]
+    early = not completed and since_best >= config.patience
+    return {
+        "best_accuracy": best["accuracy"],
+        "best_answer_nll": best["answer_nll"],
+        "best_step": best["step"],
+        "finished": completed or early,
+        "stop_reason": "completed" if completed else "early_stopped" if early else "",
+    }
+
+
+def selection_key(config: TrialConfig, accuracy: float, answer_nll: float) -> tuple[float, float]:
+    """Return a key by which the better evaluation sorts first."""
+    return (-accuracy, answer_nll) if config.selection_metric == "accuracy" else (answer_nll, -accuracy)
+
+
+def evaluations(run_dir: Path) -> list[Evaluation]:
+    """Return the evaluations of a trial's training_log.json."""
+    return [Evaluation(**row) for row in record.read_json(run_dir / record.TRAINING_LOG)]

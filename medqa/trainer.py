@@ -1,0 +1,156 @@
+"""One attempt at a trial: TRL's SFTTrainer with a weighted loss, evaluated by answer letters."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTTrainer
+
+from medqa import checkpoint, record
+from medqa.config import TrialConfig
+from medqa.course import Course
+from medqa.curve import draw_training_curve
+from medqa.divergence import LossWatch
+from medqa.evaluations import Evaluation, OnEval, decide
+from medqa.memory import MemoryPlan
+from medqa.metrics import study_results
+from medqa.model import BaseModel
+from medqa.questions import QuestionSet
+from medqa.scoring import Scores, score_questions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSetup:
+    """A trial with all that its training needs."""
+
+    name: str
+    config: TrialConfig
+    base: BaseModel
+    questions: QuestionSet
+    course: Course
+    run_dir: Path
+    """Folder of this trial alone."""
+    on_eval: OnEval
+    """Called after each evaluation."""
+
+
+class LetterTrainer(SFTTrainer):
+    """SFTTrainer with a weighted loss, evaluation by answer letters, and one kept best adapter."""
+
+    def begin(self, trial: TrialSetup, plan: MemoryPlan, log: list[dict[str, Any]]) -> None:
+        """Take what this trial adds to an SFTTrainer; called once before train().
+
+        Args:
+            trial: The trial.
+            plan: How each step is split, for the record.
+            log: Evaluations up to the checkpoint from which training goes on.
+        """
+        self.trial, self.plan, self.log_rows = trial, plan, log
+        self.started_at = time.perf_counter() - (log[-1]["seconds"] if log else 0.0)
+        self.watch = LossWatch(log[0]["train_loss"] if log else None)
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the weights of the whole step
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Schedule(trial.config.eval_every_steps, self.watch))
+        # TRL turns the adapters of a quantised model into bf16, where AdamW's small updates are rounded away
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Return the weighted mean of token losses over the whole optimizer step (this micro-batch's part)."""
+        weights_BT = inputs.pop("loss_weights")
+        outputs = model(**inputs, use_cache=False, fused_lm_head=True)
+        return -(outputs.log_probs * weights_BT[:, 1:]).sum() / num_items_in_batch
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        """Return the sum of all token weights of one optimizer step."""
+        return sum((batch["loss_weights"][:, 1:].sum() for batch in batch_samples), torch.zeros(())).to(device)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Show the loss of each micro-batch to the watch."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self.watch.add(loss)
+        return loss
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no card into a checkpoint: it is for restarting only."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the validation questions, keep the adapter if it is the best, and write the record."""
+        validation = self.trial.questions.validation
+        scores = score_questions(self.model.get_base_model(), self.trial.base.encoder, validation, with_lm_loss=True)
+        logged = self.state.log_history[-1]
+        row = self._row(scores, logged)
+        self.watch.evaluated(row["step"], row["train_loss"], row["answer_nll"])
+        if row["best_step"] == row["step"]:
+            record.replace_folder(self.trial.run_dir / record.ADAPTER, self._save_adapter)
+            results = study_results(scores.predictions, validation)
+            record.write_json(self.trial.run_dir / record.VAL_RESULTS, results)
+        self.log_rows.append(row)
+        self.control.should_training_stop |= row["finished"]
+        return {"eval_accuracy": scores.accuracy}
+
+    def _row(self, scores: Scores, logged: dict[str, Any]) -> dict[str, Any]:
+        step = self.state.global_step
+        examples = min(step * self.trial.config.effective_batch_size, len(self.trial.course.examples))
+        row = {
+            "step": step,
+            "total_steps": self.state.max_steps,
+            "examples": examples,
+            "epoch": examples / self.trial.course.examples_per_epoch,
+            "accuracy": scores.accuracy,
+            "answer_nll": scores.answer_nll,
+            "lm_loss": scores.lm_loss,
+            "train_loss": logged["loss"],
+            "learning_rate": logged["learning_rate"],
+            "seconds": time.perf_counter() - self.started_at,
+            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
+        }
+        return row | decide(self.trial.config, [*self.log_rows, row])
+
+    def _save_adapter(self, folder: Path) -> None:
+        """Save the adapter so that its files name the model as the task does, not a folder of this machine."""
+        lora = self.model.peft_config["default"]
+        local, lora.base_model_name_or_path = lora.base_model_name_or_path, self.trial.base.task.model
+        # the Hub is not asked whether the vocabulary grew: it never does here
+        self.model.save_pretrained(folder, save_embedding_layers=False)
+        lora.base_model_name_or_path = local
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save what a restart needs, then tell the caller; a finished trial needs nothing."""
+        row = self.log_rows[-1]
+        if not row["finished"]:
+            super()._save_checkpoint(model, trial)
+        left_out = len(self.trial.course.left_out)
+        record.write_summary(self.trial.run_dir, self.trial.name, self.log_rows, left_out, self.plan)
+        checkpoint.commit(self.trial.run_dir, self.log_rows)
+        if row["finished"]:
+            draw_training_curve(self.trial.run_dir)
+        self.trial.on_eval(Evaluation(**row))
+
+
+class Schedule(TrainerCallback):
+    """Asks for log, evaluation and checkpoint, in this order, every N steps and at the last step."""
+
+    def __init__(self, every_steps: int, watch: LossWatch) -> None:
+        self.every_steps, self.watch = every_steps, watch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Look at the loss, then ask for what is due."""
+        self.watch.step_ended(state.global_step)
+        due = state.global_step % self.every_steps == 0 or state.global_step >= state.max_steps
+        control.should_log = control.should_evaluate = control.should_save = due
+        return control

@@ -1,0 +1,136 @@
+"""What ended a trial before its time, and what follows: no retry of an error, free retries of a lost worker."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ray import cloudpickle
+from ray.exceptions import RayActorError
+from ray.tune import report
+from ray.tune.experiment import Trial
+
+from medqa.errors import DivergedError, GpuMemoryError, HopelessError, MedQAError
+
+FailureClass = Literal["", "out_of_memory", "diverged", "bug", "worker_lost"]
+MOST_RETRIES = 20
+"""Times that a trial goes on after its worker died or was taken away; more is a worker that cannot live."""
+MOST_EQUAL_BUGS = 3
+"""Trials in a row that may end with the same bug; the search stops at the last of them."""
+_KEY = "failure"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a trial failed."""
+
+    kind: FailureClass
+    """Never ""."""
+    reason: str
+    """One line."""
+    signature: str
+    """Type, message and last frame: equal for the same bug."""
+
+
+@contextlib.contextmanager
+def last_words() -> Iterator[None]:
+    """Report what is raised inside to the search, then let it end the trial.
+
+    Ray counts errors and dead workers alike against `max_failures`. A dead worker says nothing, an error can: the
+    search allows retries to every trial, and takes them away from one that has reported an error. The error is raised
+    all the same and not reported as a result, because Ray then gives up the worker too: one whose GPU is in a bad
+    state would make every later trial fail.
+    """
+    try:
+        yield
+    except Exception as error:
+        report(_to_result(failure_from(error)))
+        raise
+
+
+def failure_from(error: Exception) -> Failure:
+    """Return the class of an error, and what a person and the search need to know of it."""
+    first_line = str(error).strip().partition("\n")[0]
+    reason = first_line if isinstance(error, MedQAError) else f"{type(error).__name__}: {first_line}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    signature = f"{reason} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name})"
+    return Failure(kind=_kind(error), reason=reason, signature=signature)
+
+
+def _kind(error: Exception) -> FailureClass:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    # torch's error by its name: where it can be raised torch is loaded, and elsewhere it need not be
+    if isinstance(error, GpuMemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory"
+    return "bug"
+
+
+def _to_result(failure: Failure) -> dict[str, Any]:
+    """Return a Ray result that tells scheduler and sampler nothing: no example seen, no value."""
+    values = dict.fromkeys(("accuracy", "answer_nll", "best_accuracy", "best_answer_nll"), math.nan)
+    nothing: dict[str, Any] = {"step": 0, "examples": 0, "finished": False, "stop_reason": "", **values}
+    return {**nothing, _KEY: {"kind": failure.kind, "reason": failure.reason, "signature": failure.signature}}
+
+
+def reported_failure(result: Mapping[str, Any]) -> Failure | None:
+    """Return the failure in a result; None where it is an evaluation."""
+    return Failure(**result[_KEY]) if _KEY in result else None
+
+
+def unreported_failure(trial: Trial) -> Failure:
+    """Return why a trial failed that could not say so itself."""
+    error = newest_error(trial)
+    if is_lost_worker(error):
+        return Failure(kind="worker_lost", reason=f"its worker died {trial.num_failures} times", signature="")
+    lines = str(error or "").split("\n")
+    # of a traceback its last line says what went wrong
+    reason = next((line.strip() for line in reversed(lines) if line.strip()), "unknown error")
+    return Failure(kind="bug", reason=reason, signature=reason)
+
+
+def newest_error(trial: Trial) -> Exception | None:
+    """Return what Ray last saw of a trial's failures; Ray's own reader looks where it will lie later."""
+    file = trial.pickled_error_file
+    if file is None or not Path(file).is_file():
+        return None
+    error: Exception = cloudpickle.loads(Path(file).read_bytes())
+    return error
+
+
+def is_lost_worker(error: Exception | None) -> bool:
+    """Whether a worker died or was taken away; one that cannot even start has an error."""
+    return isinstance(error, RayActorError) and not error.actor_init_failed
+
+
+class BugWatch:
+    """Counts trials in a row that ended with the same bug."""
+
+    def __init__(self) -> None:
+        self.signature = ""
+        """The bug with which the newest trial ended; "" when it ended otherwise."""
+        self._count = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether the search should stop."""
+        return self._count >= MOST_EQUAL_BUGS
+
+    def trial_ended(self, failure: Failure | None) -> None:
+        """Take how a trial ended."""
+        signature = failure.signature if failure and failure.kind == "bug" else ""
+        self._count = 0 if not signature else self._count + 1 if signature == self.signature else 1
+        self.signature = signature
+
+
+def hopeless(signature: str, folder: Path) -> HopelessError:
+    """Return the error with which a search stops after too many equal bugs."""
+    return HopelessError(
+        f"the search has stopped: {MOST_EQUAL_BUGS} trials in a row ended with the same bug, {signature}: "
+        f"mend it, then run the same command to go on (nothing is lost; tracebacks are in {folder}/*/error.txt)"
+    )
