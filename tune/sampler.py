@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
-from optuna.trial import Trial as OptunaTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.experiment import Trial
 from ray.tune.search import SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
@@ -17,21 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from medqa.config import TrialConfig
 from tune.proposal import Proposal
 from tune.space import Space
-from tune.study import (
-    CONFIG,
-    EQUAL_TO,
-    NAME,
-    RAY_TRIAL,
-    SEED_POINT,
-    SamplerName,
-    fail_running,
-    new_sampler,
-    put_back,
-)
-
-_MOST_REDRAWS = 100
-_MOST_LEARNT_REDRAWS = 10
-"""Draws in a row, all proposed before, after which the next are random: TPE can be too sure of one configuration."""
+from tune.study import CONFIG, NAME, RAY_TRIAL, SEED_POINT, Rule, SamplerName, draw, fail_running, put_back
 
 
 class PresetsThenOptuna(OptunaSearch):
@@ -68,16 +53,8 @@ class PresetsThenOptuna(OptunaSearch):
         study_name: str,
     ) -> None:
         seeds = space.seed_points()
-        self._kind: SamplerName = kind
-        self._search_seed, self._startup_trials = seed, max(1, len(seeds))
-        super().__init__(
-            space=space.distributions(),
-            metric=metric,
-            mode=mode,
-            sampler=new_sampler(kind, seed, 0, self._startup_trials),
-            storage=storage,
-            study_name=study_name,
-        )
+        super().__init__(space=space.distributions(), metric=metric, mode=mode, storage=storage, study_name=study_name)
+        self._rule = Rule(kind=kind, seed=seed, startup_trials=max(1, len(seeds)))
         put_back(storage)
         known = {trial.user_attrs.get(SEED_POINT) for trial in self._ot_study.get_trials(deepcopy=False)}
         for name, point in seeds.items():
@@ -117,48 +94,48 @@ class PresetsThenOptuna(OptunaSearch):
         """Return the next proposal; None while enough trials run, FINISHED when nothing new is found."""
         if self.unfinished >= self.concurrent:
             return None
-        for _ in range(_MOST_REDRAWS):
-            trial = self._ask()
-            config = self.space_searched.to_config(trial.params)
-            others = self._proposed(but=trial.number)
-            equal = next((name for name, other in others.items() if other == config), None)
-            if equal is None:
-                return self._propose(trial_id, trial, config, len(others) + 1)
-            trial.set_user_attr(EQUAL_TO, equal)
-            self._ot_study.tell(trial, state=TrialState.FAIL)
-        self.is_exhausted = True
-        return str(self.FINISHED)
+        trial = self._next_waiting() or self._draw()
+        if trial is None:
+            self.is_exhausted = True
+            return str(self.FINISHED)
+        return self._propose(trial_id, trial)
 
-    def _ask(self) -> OptunaTrial:
-        """Ask for the next trial, a waiting one first, with the random state of its number."""
-        trials = self._ot_study.get_trials(deepcopy=False)
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-        number = min(waiting, default=len(trials))
-        # counted in the study, so that a kill between two draws changes nothing
-        drawn_before = 0
-        while drawn_before < number and EQUAL_TO in trials[number - drawn_before - 1].user_attrs:
-            drawn_before += 1
-        kind = self._kind if drawn_before < _MOST_LEARNT_REDRAWS else "random"
-        self._ot_study.sampler = new_sampler(kind, self._search_seed, number, self._startup_trials)
-        return self._ot_study.ask(fixed_distributions=self._space)
+    def _next_waiting(self) -> FrozenTrial | None:
+        """Start the first trial that waits: a seed point, or one that a kill made Ray forget."""
+        waiting = self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting:
+            return None
+        # what waits has its parameters, so that no sampler is asked
+        return self._ot_study.get_trials(deepcopy=False)[self._ot_study.ask(self._space).number]
 
-    def _proposed(self, but: int) -> dict[str, TrialConfig]:
-        """Return name to configuration of every trial proposed, the one of number `but` left out."""
-        trials = self._ot_study.get_trials(deepcopy=False)
-        named = [trial for trial in trials if NAME in trial.user_attrs and trial.number != but]
-        return {trial.user_attrs[NAME]: self.space_searched.to_config(trial.params) for trial in named}
+    def _draw(self) -> FrozenTrial | None:
+        """Start a trial that is drawn; None when nothing new is found."""
+        tried = set(self._proposed().values())
+        params = draw(
+            self._ot_study, self._space, self._rule, lambda point: self.space_searched.to_config(point) not in tried
+        )
+        if params is None:
+            return None
+        # one write, so that a kill leaves the whole trial or none of it
+        self._ot_study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=self._space))
+        return self._ot_study.get_trials(deepcopy=False)[-1]
 
-    def _propose(self, trial_id: str, trial: OptunaTrial, config: TrialConfig, place: int) -> dict[str, Any]:
+    def _proposed(self) -> dict[str, TrialConfig]:
+        """Return name to configuration of every trial proposed so far."""
+        trials = [trial for trial in self._ot_study.get_trials(deepcopy=False) if NAME in trial.user_attrs]
+        return {trial.user_attrs[NAME]: self.space_searched.to_config(trial.params) for trial in trials}
+
+    def _propose(self, trial_id: str, trial: FrozenTrial) -> dict[str, Any]:
         seed_point = trial.user_attrs.get(SEED_POINT, "")
-        # one that a kill made Ray forget has a name already
-        name = seed_point or trial.user_attrs.get(NAME, f"trial_{place:03d}")
-        proposal = Proposal(name=name, seed_point=seed_point, config=config).to_ray()
-        for key, value in ((RAY_TRIAL, trial_id), (CONFIG, proposal["config"]), (NAME, name)):
-            trial.set_user_attr(key, value)
-        self._ot_trials[trial_id] = self._storage.get_trial(trial._trial_id)
+        name = seed_point or f"trial_{trial.number + 1:03d}"
+        proposal = Proposal(name=name, seed_point=seed_point, config=self.space_searched.to_config(trial.params))
+        in_ray = proposal.to_ray()
+        for key, value in ((RAY_TRIAL, trial_id), (CONFIG, in_ray["config"]), (NAME, name)):
+            self._storage.set_trial_user_attr(trial._trial_id, key, value)
+        self._ot_trials[trial_id] = trial
         self.unfinished += 1
         self.trials_in_ray = (self.trials_in_ray or 0) + 1
-        return proposal
+        return in_ray
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report a value under the number of examples seen."""
