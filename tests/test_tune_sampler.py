@@ -356,7 +356,7 @@ def test_a_kill_leaves_a_study_in_a_file_to_go_on_from(tmp_path: Path, monkeypat
     unbroken = Machine(InMemoryStorage(), "tpe")
     unbroken.run_search()
     killed = Machine(open_storage(tmp_path / "optuna.db"), "tpe")
-    killed.run_search_killed_before_write(100, monkeypatch)
+    killed.run_search_killed_before_write(60, monkeypatch)
     assert 0 < len(killed.ended) < 12
     killed.storage = open_storage(tmp_path / "optuna.db")
     killed.run_search()

@@ -102,11 +102,11 @@ class PresetsThenOptuna(OptunaSearch):
 
     def _next_waiting(self) -> FrozenTrial | None:
         """Start the first trial that waits: a seed point, or one that a kill made Ray forget."""
-        waiting = self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if not waiting:
+        if not self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return None
-        # what waits has its parameters, so that no sampler is asked
-        return self._ot_study.get_trials(deepcopy=False)[self._ot_study.ask(self._space).number]
+        # what waits has its parameters, given or drawn: none is sampled here
+        trial = self._ot_study.ask(self._space)
+        return self._ot_study.get_trials(deepcopy=False)[trial.number]
 
     def _draw(self) -> FrozenTrial | None:
         """Start a trial that is drawn; None when nothing new is found."""
