@@ -118,9 +118,9 @@ def test_a_name_used_with_other_seed_points_is_refused_with_the_difference(tmp_p
     folder = tmp_path / "results" / "mine"
     kept = settings.resolve(settings.Wishes(seeds={"low": {"lora_rank": 8}}), Task(), folder, None)
     settings.keep(kept, folder)
-    (tmp_path / "seeds.json").write_text('{"low": {"lora_rank": 4}}')
+    (tmp_path / "seeds.json").write_text('{"low": {"lora_rank": 32}}')
     done = search("--demo", "--name", "mine", "--seeds", "seeds.json", cwd=tmp_path)
-    assert_one_line(done, "seed point low was {'lora_rank': 8}, now {'lora_rank': 4}", "--name")
+    assert_one_line(done, "seed point low was {'lora_rank': 8}, now {'lora_rank': 32}", "--name")
 
 
 def test_a_row_with_five_options_is_named_by_file_and_row(question_folder: Path, tmp_path: Path) -> None:
