@@ -7,8 +7,11 @@ import dataclasses
 from medqa.config import TrialConfig
 from medqa.errors import ConfigError
 
+BASELINE = TrialConfig()
+"""The first preset: what the others, and a person's own seed points, are written as changes of."""
+
 PRESETS: dict[str, TrialConfig] = {
-    "config_1_baseline": TrialConfig(),
+    "config_1_baseline": BASELINE,
     "config_2_low_rank": TrialConfig(lora_rank=8, lora_alpha=16),
     "config_3_high_rank": TrialConfig(lora_rank=64, lora_alpha=128, learning_rate=1e-4),
     "config_4_low_lr": TrialConfig(learning_rate=5e-5, num_train_epochs=3.0),

@@ -28,8 +28,11 @@ FLAGS = [
     "--metric",
     "--model",
     "--name",
+    "--prune-seeds",
     "--results",
+    "--sampler",
     "--seed",
+    "--seeds",
     "--set",
     "--tracking-uri",
 ]
@@ -78,6 +81,8 @@ def test_outside_the_environment_the_line_names_the_command_that_makes_it(tmp_pa
         (["--demo", "--set", "lora_dropout=2"], ["lora_dropout is 2"]),
         (["--demo", "--model", "owner/model"], ["--demo brings its own"]),
         (["--demo", "--max-trials", "0"], ["--max-trials is 0"]),
+        (["--max-trials", "0"], ["--max-trials is 0"]),
+        (["--demo", "--seeds", "nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
         (["--demo", "--name", "a/b"], ["--name is 'a/b'"]),
         (["--model", "demo", "--data", "./nowhere"], ["nowhere", "no such data folder"]),
         (["--model", "./nowhere", "--data", "demo"], ["nowhere", "no such model folder"]),
@@ -87,6 +92,35 @@ def test_outside_the_environment_the_line_names_the_command_that_makes_it(tmp_pa
 def test_a_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     assert_one_line(search(*arguments, cwd=tmp_path), *words)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ("mine: {lora_rank: 24}", ["mine", "lora_rank is 24", "4, 8, 16, 32, 64, 128"]),
+        ("mine: {lora_rnk: 8}", ["mine", "'lora_rnk'", "lora_rank"]),
+        ("mine: {lora_targets: mlp}", ["mine", "lora_targets is 'mlp'", "all, attention"]),
+        ("mine: {learning_rate: 5e-1}", ["mine", "learning_rate is 0.5", "from 2e-05 to 0.001"]),
+        ("mine: {lora_rank: '16'}", ["mine", "lora_rank is '16'", "whole number"]),
+        ("mine: {lora_rank: 8", ["seeds.yaml", "cannot be read", "line"]),
+    ],
+)
+@pytest.mark.parametrize("task", [[], ["--demo"]])
+def test_a_wrong_seed_point_is_one_line_and_exit_code_2(
+    seeds: str, words: list[str], task: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "seeds.yaml").write_text(seeds)
+    assert_one_line(search("--seeds", "seeds.yaml", *task, cwd=tmp_path), *words)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_name_used_with_other_seed_points_is_refused_with_the_difference(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "mine"
+    kept = settings.resolve(settings.Wishes(seeds={"low": {"lora_rank": 8}}), Task(), folder, None)
+    settings.keep(kept, folder)
+    (tmp_path / "seeds.json").write_text('{"low": {"lora_rank": 32}}')
+    done = search("--demo", "--name", "mine", "--seeds", "seeds.json", cwd=tmp_path)
+    assert_one_line(done, "seed point low was {'lora_rank': 8}, now {'lora_rank': 32}", "--name")
 
 
 def test_a_row_with_five_options_is_named_by_file_and_row(question_folder: Path, tmp_path: Path) -> None:

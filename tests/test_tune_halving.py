@@ -16,9 +16,14 @@ class FakeTrial:
         self.config = {"seed_point": seed_point}
 
 
-def new_halving(folder: Path, mode: str = "max") -> PresetSparingHalving:
+def new_halving(folder: Path, mode: str = "max", prune_seeds: bool = False) -> PresetSparingHalving:
     return PresetSparingHalving(
-        metric="value", mode=mode, training_questions=1000, most_epochs=3.0, file=folder / "rungs.json"
+        metric="value",
+        mode=mode,
+        training_questions=1000,
+        most_epochs=3.0,
+        prune_seeds=prune_seeds,
+        file=folder / "rungs.json",
     )
 
 
@@ -48,6 +53,14 @@ def test_a_preset_is_never_stopped_but_its_value_counts(tmp_path: Path) -> None:
     assert decide(halving, FakeTrial("b", "config_2_low_rank"), 640, 0.1) == "CONTINUE"
     assert halving.reasons == {}
     assert decide(halving, FakeTrial("c"), 640, 0.4) == "STOP"
+
+
+def test_a_seed_point_is_stopped_like_any_other_where_that_is_asked_for(tmp_path: Path) -> None:
+    halving = new_halving(tmp_path, prune_seeds=True)
+    decide(halving, FakeTrial("a", "config_1_baseline"), 640, 0.9)
+    assert decide(halving, FakeTrial("b", "config_2_low_rank"), 640, 0.1) == "STOP"
+    assert "b" in halving.reasons
+    assert decide(halving, FakeTrial("c", "mine"), 640, 0.1, finished=True) == "CONTINUE"
 
 
 def test_a_trial_at_its_own_end_is_not_called_stopped(tmp_path: Path) -> None:
@@ -82,3 +95,12 @@ def test_rungs_and_reasons_survive_a_restart(tmp_path: Path) -> None:
     after = new_halving(tmp_path)
     assert after.reasons == before.reasons
     assert decide(after, FakeTrial("d"), 640, 0.45) == "STOP"
+
+
+def test_a_trial_whose_stop_a_kill_made_ray_forget_is_stopped_again(tmp_path: Path) -> None:
+    before = new_halving(tmp_path)
+    decide(before, FakeTrial("a"), 640, 0.5)
+    assert decide(before, FakeTrial("b"), 640, 0.2) == "STOP"
+    after = new_halving(tmp_path)
+    assert decide(after, FakeTrial("b"), 640, 0.2) == "STOP"
+    assert after.reasons == before.reasons

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.trial import FrozenTrial, TrialState
 
 from medqa.presets import PRESETS
 
@@ -91,6 +93,27 @@ def test_mlflow_has_the_parent_and_one_ended_run_per_trial(finished: tuple[Path,
         assert child.info.status != "RUNNING"
 
 
+def study(results: Path) -> dict[str, FrozenTrial]:
+    return {trial.user_attrs["name"]: trial for trial in stored_trials(results)}
+
+
+def stored_trials(results: Path) -> list[FrozenTrial]:
+    return list(optuna.load_study(study_name="toy", storage=f"sqlite:///{results}/toy/optuna.db").trials)
+
+
+def test_optuna_has_one_trial_each_and_is_told_what_became_of_it(finished: tuple[Path, str]) -> None:
+    results, _ = finished
+    trials, rows = study(results), outcomes(results)
+    told = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+    assert {name: trial.state for name, trial in trials.items()} == {
+        name: told[row["state"]] for name, row in rows.items()
+    }
+    for name, trial in trials.items():
+        if rows[name]["state"] != "failed":
+            assert trial.value == rows[name]["accuracy"]
+            assert len(trial.intermediate_values) > 1
+
+
 def test_workers_are_used_again_for_later_trials(finished: tuple[Path, str]) -> None:
     results, _ = finished
     written = (results / "artifacts").glob("*/artifacts/adapter/adapter_config.json")
@@ -130,6 +153,8 @@ def test_a_killed_search_goes_on_without_losing_or_repeating_anything(tmp_path: 
         assert steps == sorted(set(steps))
         assert child.info.status != "RUNNING"
     assert len(mlflow_runs(tmp_path)) == 9
+    assert set(study(tmp_path)) == set(after)
+    assert {trial.state for trial in study(tmp_path).values()} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_an_interrupted_search_leaves_no_run_open_and_goes_on(tmp_path: Path) -> None:
@@ -141,5 +166,6 @@ def test_an_interrupted_search_leaves_no_run_open_and_goes_on(tmp_path: Path) ->
     output, _ = process.communicate(timeout=120)
     assert "unfinished" in output
     assert "RUNNING" not in {run.info.status for run in mlflow_runs(tmp_path)}
+    assert TrialState.RUNNING not in {trial.state for trial in stored_trials(tmp_path)}
     assert "finished" in run(tmp_path, 4)
     assert len(outcomes(tmp_path)) == 4

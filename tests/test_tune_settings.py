@@ -117,6 +117,38 @@ def test_other_settings_under_a_used_name_are_refused_with_the_difference(tmp_pa
         resolved(tmp_path / "x", task=Task(), kept=before)
 
 
+def test_own_seed_points_come_on_top_of_the_default_number_of_trials(tmp_path: Path) -> None:
+    search = resolved(tmp_path / "x", seeds={"a": {"lora_rank": 8, "learning_rate": 5e-5}, "b": {"lora_rank": 64}})
+    assert search.max_trials == 32
+    assert list(search.space.seed_points()) == [*PRESETS, "a", "b"]
+
+
+def test_what_decides_the_trials_does_not_change_when_a_search_goes_on(tmp_path: Path) -> None:
+    seeds = {"a": {"lora_rank": 8, "learning_rate": 5e-5}}
+    before = resolved(tmp_path / "x", seeds=seeds, prune_seeds=True, sampler="gp")
+    assert resolved(tmp_path / "x", kept=before) == before
+    assert resolved(tmp_path / "x", kept=before, seeds=dict(seeds), sampler="gp") == before
+    with pytest.raises(ConfigError, match="sampler was 'gp', now 'random'"):
+        resolved(tmp_path / "x", kept=before, sampler="random")
+    with pytest.raises(ConfigError, match=r"seed point b was None, now \{'lora_rank': 8\}"):
+        resolved(tmp_path / "x", kept=before, seeds=seeds | {"b": {"lora_rank": 8}})
+    with pytest.raises(ConfigError, match="prune_seeds was False, now True"):
+        resolved(tmp_path / "y", kept=resolved(tmp_path / "y"), prune_seeds=True)
+
+
+def test_settings_kept_with_seed_points_are_read_back_as_they_were(tmp_path: Path) -> None:
+    before = resolved(tmp_path / "x", seeds={"a": {"lora_rank": 8, "learning_rate": 5e-5}})
+    settings.keep(before, tmp_path / "x")
+    assert settings.kept_settings(tmp_path / "x") == before
+
+
+def test_wishes_are_refused_before_a_task_is_known_only_where_no_task_allows_them(tmp_path: Path) -> None:
+    settings.check_wishes(Wishes(results=tmp_path, seeds={"a": {"eval_every_steps": 100}}))
+    settings.check_wishes(Wishes(results=tmp_path, seeds={"a": {"eval_every_steps": 16}}))
+    with pytest.raises(ConfigError, match="seed point a: eval_every_steps is 7"):
+        settings.check_wishes(Wishes(results=tmp_path, seeds={"a": {"eval_every_steps": 7}}))
+
+
 def test_other_rows_behind_the_same_data_are_refused(tmp_path: Path) -> None:
     before = dataclasses.replace(resolved(tmp_path / "x"), data_fingerprint="one")
     with pytest.raises(ConfigError, match="data_fingerprint was 'one', now 'two'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,48 @@ def test_evaluations_come_after_the_same_number_of_examples_whatever_the_batch(b
 def test_held_evaluation_steps_stay_as_they_are_held() -> None:
     space = Space(fixed={"effective_batch_size": 64, "eval_every_steps": 7})
     assert {space.to_config(point).eval_every_steps for point in space.seed_points().values()} == {7}
+
+
+def own(**fields: Any) -> dict[str, dict[str, Any]]:
+    return {"mine": fields}
+
+
+def test_own_seed_points_follow_the_presets_and_have_the_baselines_values_where_they_say_nothing() -> None:
+    space = Space(seeds=own(lora_rank=32, use_rslora=True), learning_rate_factor=2.0)
+    points = space.seed_points()
+    assert list(points) == [*PRESETS, "mine"]
+    baseline = scale_learning_rate(PRESETS["config_1_baseline"], 2.0)
+    assert space.to_config(points["mine"]) == dataclasses.replace(baseline, lora_rank=32, use_rslora=True)
+
+
+def test_a_learning_rate_of_an_own_seed_point_is_taken_as_it_is_written() -> None:
+    space = Space(seeds=own(learning_rate=3e-4), learning_rate_factor=2.0)
+    assert space.to_config(space.seed_points()["mine"]).learning_rate == 3e-4
+
+
+def test_a_whole_configuration_can_be_a_seed_point_and_equal_ones_run_once() -> None:
+    config = dataclasses.replace(TrialConfig(), lora_rank=8, weight_decay=0.1)
+    seeds = {"whole": dataclasses.asdict(config), "again": {"lora_rank": 8, "weight_decay": 0.1}}
+    space = Space(seeds=seeds | {"preset": {"lora_rank": 8, "lora_alpha": 16}})
+    assert list(space.seed_points()) == [*PRESETS, "whole"]
+    assert space.to_config(space.seed_points()["whole"]) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"lora_rank": 24}, "lora_rank is 24: give one of 4, 8"),
+        ({"lora_rank": 16.0}, "lora_rank is 16.0: give a whole number"),
+        ({"lora_alpha": 100}, "lora_alpha / lora_rank is 6.25: give one of 0.5"),
+        ({"use_rslora": 1}, "use_rslora is 1: give true or false"),
+        ({"lora_targets": ["all"]}, r"lora_targets is \['all'\]: give one of all, attention"),
+        ({"learning_rate": 0.1}, "learning_rate is 0.1: give a number from 2e-05"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan: give a finite number"),
+        ({"rank": 8}, "unknown field 'rank'"),
+        ({"patience": 5}, "patience is 5, but 3 is held in this search.*--set patience=5"),
+        ({"weight_decay": 0.1}, "weight_decay is 0.1, but 0.0 is held in this search"),
+    ],
+)
+def test_a_seed_point_outside_the_space_is_refused_by_name_field_and_value(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=f"seed point mine: {words}"):
+        Space(fixed={"weight_decay": 0.0}, seeds=own(**fields)).seed_points()

@@ -78,3 +78,10 @@ def test_outcomes_are_kept_and_a_trial_that_ends_again_replaces_itself(tmp_path:
     assert again.rows() == outcomes.rows()
     assert [row.accuracy for row in again.rows()] == [0.7, 0.6]
     assert len(again) == 2
+
+
+def test_own_seed_points_have_a_table_of_their_own() -> None:
+    mine = dataclasses.replace(BASE, name="mine", seed_point="mine", accuracy=0.55)
+    lines = summary((BASE, mine, BETTER), "accuracy", 300).splitlines()
+    assert lines[lines.index("Seed points of your own") + 2].startswith("  mine ")
+    assert lines[lines.index("Explored by the sampler, best first") + 2].startswith("  trial_007 ")

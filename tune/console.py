@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 
 from medqa.config import DEMO, Task
@@ -56,9 +55,16 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
     if settings.fixed:
         held = ", ".join(f"{name} = {value}" for name, value in settings.fixed.items())
         lines.append(f"Held in every trial, presets included: {held}.")
-    equal = [name for name in PRESETS if name not in settings.space.seed_points()]
+    points = settings.space.seed_points()
+    equal = [name for name in (*PRESETS, *settings.seeds) if name not in points]
     if equal:
-        lines.append(f"Run once only, because these fields make them equal to an earlier preset: {', '.join(equal)}.")
+        lines.append(f"Not run again, because they equal an earlier seed point: {', '.join(equal)}.")
+    if settings.max_trials < len(points):
+        lines.append(
+            f"--max-trials leaves out the last {len(points) - settings.max_trials} of {len(points)} seed points."
+        )
+    if settings.prune_seeds:
+        lines.append("ASHA may stop seed points too (--prune-seeds).")
     return "\n".join(lines)
 
 
@@ -111,8 +117,8 @@ def quiet_ray() -> None:
     logging.getLogger("ray.tune.tune").addFilter(_is_news)
     # Optuna's account of every trial: the search prints its own
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    # a trial that goes on from its checkpoint may repeat an evaluation that Optuna has
-    warnings.filterwarnings("ignore", message="The reported value is ignored because this `step=")
+    # a note that proposals would come sooner with another package: they take tenths of a second
+    logging.getLogger("optuna._gp").setLevel(logging.ERROR)
 
 
 def _is_news(entry: logging.LogRecord) -> bool:

@@ -25,10 +25,12 @@ from tune.outcomes import Outcomes
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.settings import SearchSettings
 from tune.space import TABLE
+from tune.study import FILE, open_storage, put_back
 from tune.tracking import Tracking
 
 TRIALS = "trials"
 """Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
+_LONGEST_PARAM = 500
 _MODES = {"accuracy": "max", "answer_nll": "min"}
 
 
@@ -48,7 +50,9 @@ class Search:
 
 
 def open_search(settings: SearchSettings, folder: Path) -> Search:
-    """Return the search in `folder` with what earlier runs of it have kept."""
+    """Return the search in `folder` with what earlier runs of it have kept; no Optuna trial is left RUNNING there."""
+    if (folder / FILE).exists():
+        put_back(open_storage(folder / FILE))
     clock = Clock(folder / "clock.json", settings.max_hours)
     return Search(settings=settings, folder=folder, outcomes=Outcomes(folder / "outcomes.json"), clock=clock)
 
@@ -70,7 +74,8 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     """
     settings, folder = search.settings, search.folder
     sampler, halving = _judges(search, questions, share)
-    params = dataclasses.asdict(settings)
+    # MLflow bounds a parameter's length; settings.json has the seed points whole
+    params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
     tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
     events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(settings.max_trials), search.clock)
     _prepare_process(share)
@@ -103,6 +108,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
         finished = search.is_finished or (all_ended and sampler.is_exhausted)
     finally:
         search.clock.save()
+        sampler.end(finished)
         tracking.search_ended(finished)
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, folder / TRIALS)
@@ -114,13 +120,21 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
     settings = search.settings
     metric, mode = f"best_{settings.metric}", _MODES[settings.metric]
     sampler = PresetsThenOptuna(
-        settings.space, metric=metric, mode=mode, seed=settings.seed, concurrent=share.concurrent
+        settings.space,
+        metric=metric,
+        mode=mode,
+        kind=settings.sampler,
+        seed=settings.seed,
+        concurrent=share.concurrent,
+        storage=open_storage(search.folder / FILE),
+        study_name=settings.name,
     )
     halving = PresetSparingHalving(
         metric=metric,
         mode=mode,
         training_questions=len(questions.train),
         most_epochs=_most_epochs(settings),
+        prune_seeds=settings.prune_seeds,
         file=search.folder / "rungs.json",
     )
     return sampler, halving

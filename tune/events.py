@@ -41,12 +41,11 @@ class SearchEvents(Callback):
         self._is_first_step = True
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tell the sampler how many trials are unfinished, before it is asked for more."""
-        unfinished = [trial for trial in trials if not trial.is_finished()]
-        self.sampler.unfinished = len(unfinished)
+        """Tell the sampler which trials there are, before it is asked for more."""
+        self.sampler.follow(trials)
         if self._is_first_step:  # those from an earlier run of the search have not started yet
             self._is_first_step = False
-            for trial in unfinished:
+            for trial in (trial for trial in trials if not trial.is_finished()):
                 tidy(trial)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:

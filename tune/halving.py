@@ -1,4 +1,4 @@
-"""ASHA in training examples: it spares the seed points, says why it stopped a trial, and survives a restart."""
+"""ASHA in training examples: it spares seed points if asked to, says why it stops a trial, and survives a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTION_FACTOR = 2
 
 
 class PresetSparingHalving(AsyncHyperBandScheduler):
-    """Ray's ASHA over `examples`; seed points are never stopped, but their values count in the rungs.
+    """Ray's ASHA over `examples`; seed points are not stopped unless asked for, and their values count in the rungs.
 
     Trials are compared by their best value so far, at rungs of 0.63, 1.26, 2.52 epochs' worth of examples. A trial
     whose course is shorter than the next rung simply ends. Rungs and reasons are kept in a file, because Ray saves no
@@ -29,10 +29,13 @@ class PresetSparingHalving(AsyncHyperBandScheduler):
         mode: "max" or "min".
         training_questions: Number of training questions, which make an epoch.
         most_epochs: The longest course in the space.
+        prune_seeds: Whether seed points may be stopped like any other trial.
         file: Where rungs and reasons are kept.
     """
 
-    def __init__(self, *, metric: str, mode: str, training_questions: int, most_epochs: float, file: Path) -> None:
+    def __init__(
+        self, *, metric: str, mode: str, training_questions: int, most_epochs: float, prune_seeds: bool, file: Path
+    ) -> None:
         grace = max(1, round(GRACE_EPOCHS * training_questions))
         super().__init__(
             time_attr="examples",
@@ -43,6 +46,7 @@ class PresetSparingHalving(AsyncHyperBandScheduler):
             reduction_factor=REDUCTION_FACTOR,
             stop_last_trials=False,
         )
+        self.prune_seeds = prune_seeds
         self.file = file
         self.reasons: dict[str, str] = {}
         """Ray trial id to why ASHA stopped the trial."""
@@ -50,10 +54,16 @@ class PresetSparingHalving(AsyncHyperBandScheduler):
             self._load()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Enter the result in its rung and decide; what a person can read about it is kept."""
+        """Enter the result in its rung and decide; what a person can read about it is kept.
+
+        A trial judged once at a rung is not judged there again, so one that goes on after a kill because Ray had not
+        yet saved its end is stopped by the reason kept.
+        """
+        if trial.trial_id in self.reasons:
+            return str(TrialScheduler.STOP)
         bar = self._bar(result["examples"])
         action = super().on_trial_result(tune_controller, trial, result)
-        spared = bool(trial.config["seed_point"]) or result["finished"]
+        spared = result["finished"] or (bool(trial.config["seed_point"]) and not self.prune_seeds)
         if action == TrialScheduler.STOP and not spared:
             value = result[self.metric]
             self.reasons[trial.trial_id] = f"asha: {value:.4f} at {result['examples']} examples, the bar was {bar:.4f}"

@@ -15,9 +15,9 @@ class Proposal:
     """A named configuration."""
 
     name: str
-    """The preset's name, or trial_007 for the seventh trial."""
+    """The seed point's name, or trial_007 for the seventh trial."""
     seed_point: str
-    """The preset's name; "" for a configuration that the sampler proposed."""
+    """The seed point's name; "" for a configuration that the sampler proposed."""
     config: TrialConfig
 
     def to_ray(self) -> dict[str, Any]:

@@ -52,12 +52,20 @@ def parse_arguments() -> argparse.Namespace:
     add("--data", metavar="ID_OR_FOLDER", help="questions: Hub id, local folder or file (default: MedQA)")
     add("--results", metavar="DIR", type=Path, default=Path("results"), help="where results go (default: results)")
     add("--tracking-uri", metavar="URI", help="MLflow store (default: mlflow.db in the results folder)")
-    add("--max-trials", metavar="N", type=int, help="trials in all, presets included (default: 12 demo, else 30)")
+    add(
+        "--max-trials",
+        metavar="N",
+        type=int,
+        help="trials in all (default: 12 demo, else 30, and one per --seeds)",
+    )
     add("--max-hours", metavar="H", type=float, help="hours that trials may run, over all runs of this search")
     add("--gpus-per-trial", metavar="G", type=float, help="default: 1 where there are GPUs, else 0")
     add("--concurrent", metavar="N", type=int, help="trials side by side (default: what the machines hold)")
     add("--metric", choices=("accuracy", "answer_nll"), help="validation metric to improve (default: accuracy)")
     add("--seed", type=int, help="seed of sampler and training (default: 42)")
+    add("--seeds", metavar="FILE", type=Path, help="your own seed points, YAML or JSON: name -> fields of TrialConfig")
+    add("--prune-seeds", action="store_true", default=None, help="let ASHA stop seed points too")
+    add("--sampler", choices=("tpe", "gp", "random"), help="what proposes after the seed points (default: tpe)")
     add("--set", metavar="FIELD=VALUE", action="append", default=[], help="hold a field in every trial; repeatable")
     return parser.parse_args()
 
@@ -80,11 +88,13 @@ def search(arguments: argparse.Namespace) -> int:
 
 
 def read_wishes(arguments: argparse.Namespace) -> Wishes:
-    """Turn the command line into a record; ConfigError for a --set that is not allowed."""
+    """Turn the command line into a record; ConfigError for a --set or a file of --seeds that is not allowed."""
     from medqa.config import parse_assignment
+    from tune.seeds import read_seeds
     from tune.settings import Wishes
 
     values = {name: value for name, value in vars(arguments).items() if name != "set"}
+    values["seeds"] = read_seeds(arguments.seeds) if arguments.seeds else None
     return Wishes(**values, fixed=dict(parse_assignment(text) for text in arguments.set))
 
 
@@ -95,6 +105,7 @@ def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
     kept = settings.kept_settings(settings.folder_of(wishes.results, wishes.name)) if wishes.name else None
     task = settings.chosen_task(wishes) or (kept.task if kept else None)
     if task is None:
+        settings.check_wishes(wishes)
         from tune import cluster
 
         has_gpus = cluster.connect().most_gpus > 0

@@ -14,7 +14,9 @@ from medqa.demo import LEARNING_RATE_FACTOR
 from medqa.errors import ConfigError
 from medqa.record import read_json, write_json
 from tune.outcomes import Metric
+from tune.seeds import SeedFields
 from tune.space import Space
+from tune.study import SamplerName
 
 MISTRAL = "mistralai/Mistral-7B-Instruct-v0.3"
 MEDQA = "GBaker/MedQA-USMLE-4-options"
@@ -27,7 +29,7 @@ _TRIALS = 30
 _SETTINGS_FILE = "settings.json"
 _LIMITS = {"max_trials": 1, "max_hours": 0, "concurrent": 1, "gpus_per_trial": 0}
 """Settings that may change when a search goes on, with their least value; they bound it and change no trial."""
-_SETTABLE = ("metric", "seed", "tracking_uri", *_LIMITS)
+_SETTABLE = ("metric", "seed", "seeds", "prune_seeds", "sampler", "tracking_uri", *_LIMITS)
 """Settings that have a flag of their own name."""
 _LEAST_FREE_BYTES = 200 * 2**20
 
@@ -48,6 +50,9 @@ class Wishes:
     concurrent: int | None = None
     metric: Metric | None = None
     seed: int | None = None
+    seeds: SeedFields | None = None
+    prune_seeds: bool | None = None
+    sampler: SamplerName | None = None
     fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
     """TrialConfig field to the value held in every trial."""
 
@@ -62,6 +67,12 @@ class SearchSettings:
     """Validation metric that the search improves and by which each trial keeps its best checkpoint."""
     seed: int = 42
     """Seed of the sampler, and of each trial's training where `fixed` has no other."""
+    seeds: SeedFields = dataclasses.field(default_factory=dict)
+    """A person's own seed points, run after the presets."""
+    prune_seeds: bool = False
+    """Whether ASHA may stop seed points too."""
+    sampler: SamplerName = "tpe"
+    """Which of Optuna's samplers proposes what comes after the seed points."""
     fixed: dict[str, Any]
     """TrialConfig field to the value held in every trial, seed points included."""
     learning_rate_factor: float
@@ -87,6 +98,7 @@ class SearchSettings:
             fixed=fixed,
             learning_rate_factor=self.learning_rate_factor,
             eval_every_examples=self.eval_every_examples,
+            seeds=self.seeds,
         )
 
 
@@ -148,7 +160,7 @@ def resolve(wishes: Wishes, task: Task, folder: Path, kept: SearchSettings | Non
     Raises:
         ConfigError: when a setting is out of its range, or differs from that of the kept search.
     """
-    base = kept or _default_settings(task, folder)
+    base = kept or _default_settings(task, folder, own_seeds=len(wishes.seeds or {}))
     said = dataclasses.asdict(wishes)
     changes = {name: said[name] for name in _SETTABLE if said[name] is not None}
     settings = dataclasses.replace(base, task=task, fixed={**base.fixed, **wishes.fixed}, **changes)
@@ -158,7 +170,24 @@ def resolve(wishes: Wishes, task: Task, folder: Path, kept: SearchSettings | Non
     return settings
 
 
-def _default_settings(task: Task, folder: Path) -> SearchSettings:
+def check_wishes(wishes: Wishes) -> None:
+    """Reject what neither the real task nor the demo allows, before Ray is asked which of them it shall be.
+
+    Raises:
+        ConfigError: what the real task finds wrong.
+    """
+    errors = []
+    for task in (default_task(has_gpus=True), default_task(has_gpus=False)):
+        folder = folder_of(wishes.results, wishes.name or default_name(task))
+        try:
+            resolve(wishes, task, folder, kept=None)
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) == 2:
+        raise errors[0]
+
+
+def _default_settings(task: Task, folder: Path, own_seeds: int) -> SearchSettings:
     is_demo = task.model == DEMO
     return SearchSettings(
         name=folder.name,
@@ -167,7 +196,7 @@ def _default_settings(task: Task, folder: Path) -> SearchSettings:
         learning_rate_factor=LEARNING_RATE_FACTOR if is_demo else 1.0,
         eval_every_examples=_DEMO_EVAL_EVERY_EXAMPLES if task.data == DEMO else _EVAL_EVERY_EXAMPLES,
         tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}",
-        max_trials=_DEMO_TRIALS if is_demo else _TRIALS,
+        max_trials=(_DEMO_TRIALS if is_demo else _TRIALS) + own_seeds,
     )
 
 
@@ -186,17 +215,23 @@ def _check(settings: SearchSettings) -> None:
 
 def require_same(kept: SearchSettings, settings: SearchSettings, folder: Path) -> None:
     """Raise ConfigError, with the differences, unless both are the same search within its limits."""
-    before, now = dataclasses.asdict(kept), dataclasses.asdict(settings)
+    before, now = _by_seed(kept), _by_seed(settings)
     differences = [
-        f"{name} was {before[name]!r}, now {now[name]!r}"
-        for name in before
-        if name not in _LIMITS and before[name] != now[name]
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in {**before, **now}
+        if name not in _LIMITS and before.get(name) != now.get(name)
     ]
     if differences:
         raise ConfigError(
             f"a search named {kept.name!r} was begun with other settings ({'; '.join(differences)}): "
             f"choose another --name, or remove {folder}"
         )
+
+
+def _by_seed(settings: SearchSettings) -> dict[str, Any]:
+    """Return the settings with one entry for each seed point, so that a difference names it."""
+    values = dataclasses.asdict(settings)
+    return values | {f"seed point {name}": fields for name, fields in values.pop("seeds").items()}
 
 
 def keep(settings: SearchSettings, folder: Path) -> None:

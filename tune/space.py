@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from medqa.config import TrialConfig, from_mapping
 from medqa.errors import ConfigError
-from medqa.presets import PRESETS, scale_learning_rate
+from medqa.presets import BASELINE, PRESETS, scale_learning_rate
+from tune.seeds import SeedFields
 
 ALPHA_OVER_RANK = "alpha_over_rank"
 """The one parameter that is no field of TrialConfig: lora_alpha / lora_rank."""
@@ -53,7 +54,8 @@ class Parameter:
                 raise ConfigError(f"{self.name} is {value!r}: give a number from {self.low:g} to {self.high:g}")
             return value
         if value not in self.choices:
-            raise ConfigError(f"{self.name} is {value!r}: give one of {', '.join(map(str, self.choices))}")
+            name = "lora_alpha / lora_rank" if self.name == ALPHA_OVER_RANK else self.name
+            raise ConfigError(f"{name} is {value!r}: give one of {', '.join(map(str, self.choices))}")
         return self.choices.index(value) if self.kind == "ordered" else value
 
     def decode(self, held: Any) -> Any:
@@ -156,6 +158,8 @@ class Space:
     eval_every_examples: int = 1600
     """Training examples between two evaluations, the presets' 100 steps of 16: with other batch sizes too, trials are
     compared, and lose patience, after the same number of examples."""
+    seeds: SeedFields = dataclasses.field(default_factory=dict)
+    """A person's own seed points, learning rates as they are written; they come after the presets."""
 
     def parameters(self) -> tuple[Parameter, ...]:
         """Return the dimensions that are left to search."""
@@ -189,20 +193,35 @@ class Space:
         return from_mapping(values)
 
     def seed_points(self) -> dict[str, Point]:
-        """Return preset name to its point; a preset that the fixed fields make equal to an earlier one is left out.
+        """Return seed point name to its point, the presets first.
+
+        One that equals an earlier one, because of the fields held fixed or as it is, is left out.
 
         Raises:
-            ConfigError: naming the preset that lies outside the space.
+            ConfigError: naming the seed point that lies outside the space.
         """
         points: dict[str, Point] = {}
-        for name, preset in PRESETS.items():
+        for name in (*PRESETS, *self.seeds):
             try:
-                point = self.to_point(scale_learning_rate(preset, self.learning_rate_factor))
+                point = self._seed_point(name)
             except ConfigError as error:
                 raise ConfigError(f"seed point {name}: {error}") from None
             if point not in points.values():
                 points[name] = point
         return points
+
+    def _seed_point(self, name: str) -> Point:
+        said = self.seeds.get(name, {})
+        base = scale_learning_rate(PRESETS.get(name, BASELINE), self.learning_rate_factor)
+        point = self.to_point(from_mapping(said, base))
+        has = dataclasses.asdict(self.to_config(point))
+        for field, value in said.items():
+            if value != has[field]:
+                raise ConfigError(
+                    f"{field} is {value!r}, but {has[field]!r} is held in this search: leave it out, "
+                    f"or hold the other value in every trial with --set {field}={value}"
+                )
+        return point
 
     def _scaled(self, parameter: Parameter) -> Parameter:
         if parameter.name != "learning_rate":

@@ -1,4 +1,4 @@
-"""The result of a search as text: the best trial, the presets, what the sampler explored."""
+"""The result of a search as text: the best trial, the presets and other seed points, what the sampler explored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tune.outcomes import Metric, TrialOutcome, best_of, ranking
 
 
 def summary(rows: Sequence[TrialOutcome], metric: Metric, questions: int) -> str:
-    """Return the best trial, the presets' table and the explored trials as text.
+    """Return the best trial, the tables of presets and own seed points, and the explored trials as text.
 
     Args:
         rows: Trials that have ended.
@@ -25,9 +25,13 @@ def summary(rows: Sequence[TrialOutcome], metric: Metric, questions: int) -> str
     else:
         lines.append(f"Best trial: {best.name}, validation {_score(best, questions)}")
         lines.append(f"  {describe(best.config)}")
-    presets = {row.seed_point: row for row in rows if row.seed_point}
+    presets = {row.seed_point: row for row in rows if row.seed_point in PRESETS}
     lines += ["", "Presets", _header()]
     lines += [_table_row(presets[name], questions) for name in PRESETS if name in presets]
+    own_seeds = [row for row in rows if row.seed_point and row.seed_point not in PRESETS]
+    if own_seeds:
+        lines += ["", "Seed points of your own", _header()]
+        lines += [_table_row(row, questions) for row in own_seeds]
     explored = sorted((row for row in rows if not row.seed_point), key=lambda row: ranking(row, metric))
     if explored:
         lines += ["", "Explored by the sampler, best first", _header()]

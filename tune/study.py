@@ -1,0 +1,111 @@
+"""The Optuna study of a search: where it is kept, how it is drawn from, what stands beside its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from optuna import Study, create_study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
+
+FILE = "optuna.db"
+"""The study's SQLite file in the search's folder; `optuna-dashboard sqlite:///.../optuna.db` opens it."""
+SamplerName = Literal["tpe", "gp", "random"]
+Params = dict[str, Any]
+"""Parameter name to what Optuna holds for it."""
+Distributions = dict[str, BaseDistribution]
+
+# user attributes of an Optuna trial
+SEED_POINT = "seed_point"
+"""The seed point's name; not there for a configuration that the sampler drew."""
+NAME = "name"
+"""The trial's name in the search; not there before a seed point is proposed."""
+CONFIG = "config"
+"""The trial's TrialConfig by field: Optuna's own parameters hold places in the space's table."""
+RAY_TRIAL = "ray_trial"
+"""Id of the Ray trial that runs it."""
+_MOST_REDRAWS = 100
+_MOST_LEARNT_REDRAWS = 10
+"""Draws in a row, all tried before, after which the next are random: TPE can be too sure of one configuration."""
+_WAIT_FOR_LOCK_SECONDS = 60
+"""A dashboard that reads may hold the file for a moment."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """What draws the configurations that are no seed points."""
+
+    kind: SamplerName
+    """"tpe" learns from stopped trials and keeps away from those in flight; "gp" learns from complete trials only;
+    "random" does not learn."""
+    seed: int
+    """Seed of the search."""
+    startup_trials: int
+    """Trials before the first that is not drawn at random."""
+
+
+def open_storage(file: Path) -> BaseStorage:
+    """Return the storage in `file`, made where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return RDBStorage(f"sqlite:///{file}", engine_kwargs={"connect_args": {"timeout": _WAIT_FOR_LOCK_SECONDS}})
+
+
+def draw(study: Study, space: Distributions, rule: Rule, is_new: Callable[[Params], bool]) -> Params | None:
+    """Return the parameters of the study's next trial; None when many draws find nothing new.
+
+    They are drawn in a copy of the study in memory, and the random state follows from the search's seed and the
+    trial's number: a kill in the midst of a draw leaves no trace, none of any random state can be lost, and after the
+    same trials the same number gets the same parameters whichever process asks.
+
+    Args:
+        study: Told of all earlier trials; not changed.
+        space: Parameter name to distribution.
+        rule: What draws.
+        is_new: Whether parameters are worth a trial; others are drawn again.
+    """
+    copy = create_study(direction=study.direction)
+    copy.add_trials(study.get_trials(deepcopy=False))
+    number = len(copy.get_trials(deepcopy=False))
+    for redraw in range(_MOST_REDRAWS):
+        kind: SamplerName = rule.kind if redraw < _MOST_LEARNT_REDRAWS else "random"
+        mixed = int(np.random.SeedSequence((rule.seed, number, redraw)).generate_state(1)[0])
+        copy.sampler = _new_sampler(kind, mixed, rule.startup_trials)
+        trial = copy.ask(fixed_distributions=space)
+        if is_new(trial.params):
+            return dict(trial.params)
+        copy.tell(trial, state=TrialState.FAIL)
+    return None
+
+
+def _new_sampler(kind: SamplerName, seed: int, startup_trials: int) -> BaseSampler:
+    if kind == "random":
+        return RandomSampler(seed=seed)
+    if kind == "gp":
+        return GPSampler(seed=seed, n_startup_trials=startup_trials)
+    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=startup_trials)
+
+
+def put_back(storage: BaseStorage) -> None:
+    """Let every trial wait that is RUNNING although nobody runs it now.
+
+    A waiting trial keeps its number, its parameters and its values. It runs again when Ray goes on with it, and is
+    proposed again before anything new when a kill made Ray forget it; telling it FAIL would lose a seed point.
+    """
+    _settle(storage, TrialState.WAITING)
+
+
+def fail_running(storage: BaseStorage) -> None:
+    """Tell FAIL for every trial that is RUNNING although nobody will ever run it."""
+    _settle(storage, TrialState.FAIL)
+
+
+def _settle(storage: BaseStorage, state: TrialState) -> None:
+    for study in storage.get_all_studies():
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.RUNNING,)):
+            storage.set_trial_state_values(trial._trial_id, state=state)
