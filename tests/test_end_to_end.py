@@ -58,7 +58,7 @@ def test_a_search_on_the_demo_ends_with_a_winner_that_the_final_evaluation_prove
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
         assert names >= {*record.RECORD_FILES, record.ADAPTER}
         assert record.STATE not in names
-        assert client.get_metric_history(run.info.run_id, "accuracy")[0].step == 16
+        assert 0 < client.get_metric_history(run.info.run_id, "accuracy")[0].step <= 16
 
     said = script("analysis/final_eval.py", "--best", "--results", str(tmp_path))
     folder = tmp_path / "demo" / "final_eval"
