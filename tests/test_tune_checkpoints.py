@@ -40,3 +40,4 @@ def test_a_trial_that_never_started_has_nothing_to_tidy(tmp_path: Path) -> None:
     trial = new_trial(tmp_path, None, [])
     trial.storage = SimpleNamespace(trial_dir_name=None)
     tidy(trial)
+    assert list(tmp_path.iterdir()) == []

@@ -136,8 +136,10 @@ def test_an_evaluation_repeated_after_a_restart_and_an_end_told_twice_do_no_harm
 
 def test_results_of_a_trial_that_the_sampler_never_proposed_are_passed_over() -> None:
     sampler = new_sampler()
+    before = [trial.state for trial in sampler._ot_study.get_trials()]
     sampler.on_trial_result("unknown", result(0.3, 100, False))
     sampler.on_trial_complete("unknown", result(0.3, 100, True))
+    assert [trial.state for trial in sampler._ot_study.get_trials()] == before
 
 
 def small_space() -> Space:
