@@ -14,15 +14,21 @@ import pytest
 
 from medqa.config import Task
 from tune import settings
+from tune.wishes import Wishes
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "tune" / "search.py"
 FLAGS = [
     "--concurrent",
+    "--confirm",
     "--data",
     "--demo",
+    "--gpu-hour-price",
     "--gpus-per-trial",
     "--help",
+    "--keep-adapters",
+    "--max-cost",
+    "--max-gpu-hours",
     "--max-hours",
     "--max-trials",
     "--metric",
@@ -116,7 +122,7 @@ def test_a_wrong_seed_point_is_one_line_and_exit_code_2(
 
 def test_a_name_used_with_other_seed_points_is_refused_with_the_difference(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "mine"
-    kept = settings.resolve(settings.Wishes(seeds={"low": {"lora_rank": 8}}), Task(), folder, None)
+    kept = settings.resolve(Wishes(seeds={"low": {"lora_rank": 8}}), Task(), folder, None)
     settings.keep(kept, folder)
     (tmp_path / "seeds.json").write_text('{"low": {"lora_rank": 32}}')
     done = search("--demo", "--name", "mine", "--seeds", "seeds.json", cwd=tmp_path)
@@ -139,7 +145,7 @@ def test_a_model_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_used_with_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "mine"
-    kept = settings.resolve(settings.Wishes(seed=1), Task(), folder, None)
+    kept = settings.resolve(Wishes(seed=1), Task(), folder, None)
     settings.keep(dataclasses.replace(kept, data_fingerprint="rows"), folder)
     done = search("--demo", "--name", "mine", "--seed", "2", cwd=tmp_path)
     assert_one_line(done, "'mine'", "seed was 1, now 2", "--name")

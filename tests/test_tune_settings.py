@@ -14,7 +14,8 @@ from medqa.demo import LEARNING_RATE_FACTOR
 from medqa.errors import ConfigError
 from medqa.presets import PRESETS, scale_learning_rate
 from tune import settings
-from tune.settings import MEDQA, MISTRAL, SearchSettings, Wishes
+from tune.settings import SearchSettings
+from tune.wishes import MEDQA, MISTRAL, Wishes, chosen_task, default_name, default_task
 
 HUB = Task(model=MISTRAL, data=MEDQA)
 
@@ -24,32 +25,32 @@ def resolved(folder: Path, task: Task = HUB, kept: SearchSettings | None = None,
 
 
 def test_without_a_word_mistral_is_searched_where_there_are_gpus_and_the_demo_elsewhere() -> None:
-    assert settings.chosen_task(Wishes()) is None
-    assert settings.default_task(has_gpus=True) == HUB
-    assert settings.default_task(has_gpus=False) == Task()
-    assert (settings.default_name(HUB), settings.default_name(Task())) == ("medqa", "demo")
+    assert chosen_task(Wishes()) is None
+    assert default_task(has_gpus=True) == HUB
+    assert default_task(has_gpus=False) == Task()
+    assert (default_name(HUB), default_name(Task())) == ("medqa", "demo")
 
 
 def test_a_model_alone_is_searched_on_medqa_and_data_alone_with_mistral(tmp_path: Path) -> None:
-    assert settings.chosen_task(Wishes(model="owner/model")) == Task(model="owner/model", data=MEDQA)
-    assert settings.chosen_task(Wishes(data=str(tmp_path))) == Task(model=MISTRAL, data=str(tmp_path))
+    assert chosen_task(Wishes(model="owner/model")) == Task(model="owner/model", data=MEDQA)
+    assert chosen_task(Wishes(data=str(tmp_path))) == Task(model=MISTRAL, data=str(tmp_path))
 
 
 def test_a_revision_stands_behind_an_at_sign() -> None:
-    task = settings.chosen_task(Wishes(model="owner/model@abc", data="owner/data@v2"))
+    task = chosen_task(Wishes(model="owner/model@abc", data="owner/data@v2"))
     assert task == Task(model="owner/model", data="owner/data", model_revision="abc", data_revision="v2")
 
 
 def test_a_local_folder_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "base@home").mkdir()
     monkeypatch.chdir(tmp_path)
-    task = settings.chosen_task(Wishes(model="base@home", data="demo"))
+    task = chosen_task(Wishes(model="base@home", data="demo"))
     assert task == Task(model=str(tmp_path / "base@home"), data="demo")
 
 
 def test_the_demo_beside_a_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="--demo brings its own"):
-        settings.chosen_task(Wishes(demo=True, model="owner/model"))
+        chosen_task(Wishes(demo=True, model="owner/model"))
 
 
 def test_the_demo_scales_learning_rates_and_evaluates_more_often_and_changes_nothing_else(tmp_path: Path) -> None:

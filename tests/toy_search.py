@@ -100,9 +100,10 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "") -> Non
     console.quiet_ray()
     from tune import cluster, settings
     from tune.driver import open_search, run_search
+    from tune.wishes import Wishes
 
     folder = settings.folder_of(results, "toy")
-    wishes = settings.Wishes(demo=True, results=results, max_trials=max_trials)
+    wishes = Wishes(demo=True, results=results, max_trials=max_trials)
     search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
     settings.keep(search_settings, folder)
     job = open_search(search_settings, folder)

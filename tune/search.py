@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medqa.questions import QuestionSet
     from tune.driver import Search
-    from tune.settings import SearchSettings, Wishes
+    from tune.settings import SearchSettings
+    from tune.wishes import Wishes
 
 _NEEDED = ("medqa", "tune", "ray", "optuna", "mlflow", "torch", "transformers", "peft", "trl", "bitsandbytes")
 
@@ -59,8 +60,13 @@ def parse_arguments() -> argparse.Namespace:
         help="trials in all (default: 12 demo, else 30, and one per --seeds)",
     )
     add("--max-hours", metavar="H", type=float, help="hours that trials may run, over all runs of this search")
+    add("--max-gpu-hours", metavar="H", type=float, help="GPU-hours that trials may use, over all runs of this search")
+    add("--max-cost", metavar="MONEY", type=float, help="what those GPU-hours may cost; needs --gpu-hour-price")
+    add("--gpu-hour-price", metavar="MONEY", type=float, help="price of one GPU for one hour: shows what trials cost")
     add("--gpus-per-trial", metavar="G", type=float, help="default: 1 where there are GPUs, else 0")
     add("--concurrent", metavar="N", type=int, help="trials side by side (default: what the machines hold)")
+    add("--keep-adapters", metavar="N", type=int, help="best trials that keep their adapter (default: 10)")
+    add("--confirm", metavar="K", type=int, help="train the best K again with three new seeds each (default: 0)")
     add("--metric", choices=("accuracy", "answer_nll"), help="validation metric to improve (default: accuracy)")
     add("--seed", type=int, help="seed of sampler and training (default: 42)")
     add("--seeds", metavar="FILE", type=Path, help="your own seed points, YAML or JSON: name -> fields of TrialConfig")
@@ -91,7 +97,7 @@ def read_wishes(arguments: argparse.Namespace) -> Wishes:
     """Turn the command line into a record; ConfigError for a --set or a file of --seeds that is not allowed."""
     from medqa.config import parse_assignment
     from tune.seeds import read_seeds
-    from tune.settings import Wishes
+    from tune.wishes import Wishes
 
     values = {name: value for name, value in vars(arguments).items() if name != "set"}
     values["seeds"] = read_seeds(arguments.seeds) if arguments.seeds else None
@@ -101,18 +107,19 @@ def read_wishes(arguments: argparse.Namespace) -> Wishes:
 def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
     """Decide what is searched and where it is kept; Ray is asked for GPUs only where nobody named a task."""
     from tune import settings
+    from tune.wishes import chosen_task, default_name, default_task
 
     kept = settings.kept_settings(settings.folder_of(wishes.results, wishes.name)) if wishes.name else None
-    task = settings.chosen_task(wishes) or (kept.task if kept else None)
+    task = chosen_task(wishes) or (kept.task if kept else None)
     if task is None:
         settings.check_wishes(wishes)
         from tune import cluster
 
         has_gpus = cluster.connect().most_gpus > 0
-        task = settings.default_task(has_gpus)
+        task = default_task(has_gpus)
         found = "The Ray cluster has GPUs" if has_gpus else "No --model, and no GPU in the Ray cluster"
         print(f"{found}: searching {'Mistral-7B on MedQA' if has_gpus else 'on the embedded demo'}.", flush=True)
-    folder = settings.folder_of(wishes.results, wishes.name or settings.default_name(task))
+    folder = settings.folder_of(wishes.results, wishes.name or default_name(task))
     return settings.resolve(wishes, task, folder, settings.kept_settings(folder)), folder
 
 

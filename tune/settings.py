@@ -17,9 +17,8 @@ from tune.outcomes import Metric
 from tune.seeds import SeedFields
 from tune.space import Space
 from tune.study import SamplerName
+from tune.wishes import Wishes, default_name, default_task
 
-MISTRAL = "mistralai/Mistral-7B-Instruct-v0.3"
-MEDQA = "GBaker/MedQA-USMLE-4-options"
 _EVAL_EVERY_EXAMPLES = 1600
 """The presets' 100 steps of 16 examples."""
 _DEMO_EVAL_EVERY_EXAMPLES = 256
@@ -27,34 +26,21 @@ _DEMO_EVAL_EVERY_EXAMPLES = 256
 _DEMO_TRIALS = 12
 _TRIALS = 30
 _SETTINGS_FILE = "settings.json"
-_LIMITS = {"max_trials": 1, "max_hours": 0, "concurrent": 1, "gpus_per_trial": 0}
+_LIMITS = {
+    "max_trials": 1,
+    "max_hours": 0,
+    "max_gpu_hours": 0,
+    "max_cost": 0,
+    "gpu_hour_price": 0,
+    "concurrent": 1,
+    "gpus_per_trial": 0,
+    "keep_adapters": 1,
+    "confirm": 0,
+}
 """Settings that may change when a search goes on, with their least value; they bound it and change no trial."""
 _SETTABLE = ("metric", "seed", "seeds", "prune_seeds", "sampler", "tracking_uri", *_LIMITS)
 """Settings that have a flag of their own name."""
 _LEAST_FREE_BYTES = 200 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wishes:
-    """What the command line says; None where it says nothing."""
-
-    name: str | None = None
-    demo: bool = False
-    model: str | None = None
-    data: str | None = None
-    results: Path = Path("results")
-    tracking_uri: str | None = None
-    max_trials: int | None = None
-    max_hours: float | None = None
-    gpus_per_trial: float | None = None
-    concurrent: int | None = None
-    metric: Metric | None = None
-    seed: int | None = None
-    seeds: SeedFields | None = None
-    prune_seeds: bool | None = None
-    sampler: SamplerName | None = None
-    fixed: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """TrialConfig field to the value held in every trial."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +71,20 @@ class SearchSettings:
     max_trials: int
     max_hours: float | None = None
     """Hours that trials may run, over all runs of this search; None for no limit."""
+    max_gpu_hours: float | None = None
+    """GPU-hours that trials may use, over all runs of this search; None for no limit."""
+    max_cost: float | None = None
+    """Money that those GPU-hours may cost, in the currency of `gpu_hour_price`; None for no limit."""
+    gpu_hour_price: float | None = None
+    """Price of one GPU for one hour; None when costs are not to be shown."""
     concurrent: int | None = None
     """Trials side by side; None lets the cluster's size decide."""
     gpus_per_trial: float | None = None
     """None gives each trial one GPU where there are any."""
+    keep_adapters: int = 10
+    """Best trials whose adapters are kept; of the others only the record."""
+    confirm: int = 0
+    """Best trials that are trained again with new seeds once the search is done."""
 
     @property
     def space(self) -> Space:
@@ -100,42 +96,6 @@ class SearchSettings:
             eval_every_examples=self.eval_every_examples,
             seeds=self.seeds,
         )
-
-
-def chosen_task(wishes: Wishes) -> Task | None:
-    """Return the task that the command line names, None where it leaves the choice.
-
-    Raises:
-        ConfigError: when --demo stands beside another model or data.
-    """
-    if wishes.demo:
-        if wishes.model or wishes.data:
-            raise ConfigError("--demo brings its own model and data: leave out --demo, or --model and --data")
-        return Task()
-    if wishes.model or wishes.data:
-        model, model_revision = _source(wishes.model or MISTRAL)
-        data, data_revision = _source(wishes.data or MEDQA)
-        return Task(model=model, data=data, model_revision=model_revision, data_revision=data_revision)
-    return None
-
-
-def default_task(has_gpus: bool) -> Task:
-    """Return what is searched where nobody named a task."""
-    return Task(model=MISTRAL, data=MEDQA) if has_gpus else Task()
-
-
-def default_name(task: Task) -> str:
-    """Return the name of a search that nobody named."""
-    return DEMO if task == Task() else "medqa"
-
-
-def _source(text: str) -> tuple[str, str | None]:
-    """Return an absolute path, because workers run in folders of their own; or a Hub id and its revision."""
-    local = Path(text).expanduser()
-    if text != DEMO and local.exists():
-        return str(local.resolve()), None
-    name, _, revision = text.partition("@")
-    return name, revision or None
 
 
 def folder_of(results: Path, name: str) -> Path:
@@ -205,6 +165,8 @@ def _check(settings: SearchSettings) -> None:
     for name, least in _LIMITS.items():
         if limits[name] is not None and limits[name] < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {limits[name]:g}: give at least {least}")
+    if settings.max_cost is not None and settings.gpu_hour_price is None:
+        raise ConfigError("--max-cost needs --gpu-hour-price: what one GPU costs for an hour, in the same currency")
     if settings.fixed.get("selection_metric", settings.metric) != settings.metric:
         raise ConfigError("selection_metric is not held by --set: each trial keeps its best by --metric")
     if not settings.space.parameters():
