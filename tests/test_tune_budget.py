@@ -17,13 +17,16 @@ from mlflow import MlflowClient
 from optuna import load_study
 from optuna.trial import TrialState
 
-from medqa.config import Task
+from medqa.config import Task, TrialConfig
 from medqa.errors import ConfigError
+from medqa.presets import PRESETS
 from tune import settings
 from tune.budget import Budget
 from tune.console import used, why_ended
 from tune.outcomes import Outcomes, TrialOutcome
+from tune.sampler import PresetsThenOptuna
 from tune.space import Space
+from tune.study import open_storage
 from tune.usage import Use
 from tune.wishes import Wishes
 
@@ -254,6 +257,66 @@ def test_what_was_not_started_is_said_with_what_it_needs_and_what_is_left(tmp_pa
     )
 
 
+class FakeTrial:
+    """A Ray trial, as far as the sampler looks."""
+
+    def __init__(self, trial_id: str, ended: bool) -> None:
+        self.trial_id, self.ended = trial_id, ended
+
+    def is_finished(self) -> bool:
+        return self.ended
+
+
+def new_sampler(file: Path, paid: set[str]) -> PresetsThenOptuna:
+    return PresetsThenOptuna(
+        Space(),
+        metric="best_accuracy",
+        mode="max",
+        kind="tpe",
+        seed=1,
+        concurrent=8,
+        storage=open_storage(file),
+        study_name="toy",
+        reserve=lambda name, config: name in paid,
+    )
+
+
+def test_what_is_not_paid_for_waits_for_those_under_way_and_then_ends_the_run(tmp_path: Path) -> None:
+    names = [*PRESETS, "trial_007", "trial_008"]
+    paid = set(names[:3])
+    sampler = new_sampler(tmp_path / "optuna.db", paid)
+    sampler.follow([])
+    started = [sampler.suggest(f"id{number}") for number in range(4)]
+    assert [suggested and suggested["name"] for suggested in started] == [*names[:3], None]
+    assert sampler.suggest("asked again") is None
+    sampler.follow([FakeTrial(f"id{number}", ended=True) for number in range(3)])
+    assert sampler.suggest("nothing is under way") == sampler.FINISHED
+    assert not sampler.is_exhausted
+    paid |= set(names[3:7])  # a larger cap, or a trial that used less than was expected
+    started = [sampler.suggest(f"id{number}") for number in range(3, 8)]
+    assert [suggested and suggested["name"] for suggested in started] == [*names[3:7], None]
+    states = [
+        trial.state for trial in load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
+    ]
+    assert states == [TrialState.RUNNING] * 7 + [TrialState.WAITING]
+
+
+def test_a_drawn_trial_that_was_not_paid_for_is_the_first_one_when_the_search_goes_on(tmp_path: Path) -> None:
+    paid = set(PRESETS)
+    sampler = new_sampler(tmp_path / "optuna.db", paid)
+    for number in range(6):
+        sampler.suggest(f"id{number}")
+        sampler.on_trial_complete(f"id{number}", {"best_accuracy": number / 10, "examples": 100, "finished": True})
+    assert sampler.suggest("too dear") is None
+    again = new_sampler(tmp_path / "optuna.db", {"trial_007"})
+    again.follow([])
+    proposed = again.suggest("id7")
+    drawn = load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
+    assert (len(drawn), drawn[-1].state) == (7, TrialState.RUNNING)
+    assert isinstance(proposed, dict)
+    assert TrialConfig(**proposed["config"]) == Space().to_config(drawn[-1].params)
+
+
 def toy(results: Path, hours: float, trials: int = 8, pause: float = 0.5) -> subprocess.Popen[str]:
     """A search whose presets make 8 pauses in two epochs, 12 in three."""
     wishes = {"gpus_per_trial": 1, "max_gpu_hours": hours, "gpu_hour_price": 2.0}
@@ -306,7 +369,7 @@ def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_on
 
 @pytest.mark.slow
 def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_path: Path) -> None:
-    slow = {"trials": 4, "pause": 2.0}
+    slow = {"trials": 3, "pause": 1.5}
     process = toy(tmp_path, 10, **slow)
     deadline = time.monotonic() + 120
     while sum(used >= 3 for used in gpu_seconds(tmp_path).values()) < 2 and time.monotonic() < deadline:
@@ -329,5 +392,5 @@ def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_pat
 
     assert "finished" in finish(toy(tmp_path, 10, **slow)).split()
     rows = Outcomes(tmp_path / "toy" / "outcomes.json").rows()
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert {row.name: row.gpu_seconds for row in rows} == pytest.approx(gpu_seconds(tmp_path))
