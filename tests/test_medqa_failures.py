@@ -91,19 +91,21 @@ def test_out_of_memory_in_mid_course_goes_on_from_the_checkpoint_to_the_same_los
 def test_the_seconds_of_an_attempt_that_ran_out_of_memory_count(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = LetterTrainer.compute_loss
+    real, clock, lost = LetterTrainer.compute_loss, time.perf_counter, []
 
     def compute_loss(self: LetterTrainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if len(inputs["input_ids"]) > 2 and self.state.global_step == 4:
-            time.sleep(5)
+            lost.append(1000.0)
             raise torch.OutOfMemoryError(REASON)
         return real(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(LetterTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr("time.perf_counter", lambda: clock() + sum(lost))
     seconds: list[float] = []
     train(CONFIG, task, tmp_path, "a_trial", lambda evaluation: seconds.append(evaluation.seconds))
     assert len(seconds) == 3
-    assert seconds[1] - seconds[0] > 5
+    assert lost == [1000.0]
+    assert seconds[1] - seconds[0] > 1000
 
 
 def test_out_of_memory_with_one_example_at_a_time_fails_with_its_reason(
