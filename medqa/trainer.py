@@ -37,6 +37,8 @@ class TrialSetup:
     """Folder of this trial alone."""
     on_eval: OnEval
     """Called after each evaluation."""
+    started_at: float
+    """When training would have started on `time.perf_counter` if no restart had come between."""
 
 
 class LetterTrainer(SFTTrainer):
@@ -51,7 +53,6 @@ class LetterTrainer(SFTTrainer):
             log: Evaluations up to the checkpoint from which training goes on.
         """
         self.trial, self.plan, self.log_rows = trial, plan, log
-        self.started_at = time.perf_counter() - (log[-1]["seconds"] if log else 0.0)
         self.watch = LossWatch(log[0]["train_loss"] if log else None)
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the weights of the whole step
         self.remove_callback(PrinterCallback)
@@ -116,7 +117,7 @@ class LetterTrainer(SFTTrainer):
             "lm_loss": scores.lm_loss,
             "train_loss": logged["loss"],
             "learning_rate": logged["learning_rate"],
-            "seconds": time.perf_counter() - self.started_at,
+            "seconds": time.perf_counter() - self.trial.started_at,
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
         }
         return row | decide(self.trial.config, [*self.log_rows, row])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -59,6 +60,8 @@ def train(config: TrialConfig, task: Task, run_dir: Path, name: str, on_eval: On
         course=course,
         run_dir=run_dir,
         on_eval=on_eval,
+        # one start for all attempts: those that ran out of memory took time as well
+        started_at=time.perf_counter() - (log[-1]["seconds"] if log else 0.0),
     )
     # a restarted trial keeps its plan: another one would draw other dropout masks
     plan = record.read_plan(run_dir) if log else plan_memory(base.model, course.longest, config.effective_batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_out_of_memory_in_mid_course_goes_on_from_the_checkpoint_to_the_same_los
     for name in ("train_loss", "answer_nll", "lm_loss"):
         # products are rounded to bf16 (2**-8), and a sum of gradients adds them in another order
         assert [row[name] for row in rows] == pytest.approx([row[name] for row in whole], rel=1e-2)
+
+
+def test_the_seconds_of_an_attempt_that_ran_out_of_memory_count(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, clock, lost = LetterTrainer.compute_loss, time.perf_counter, []
+
+    def compute_loss(self: LetterTrainer, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if len(inputs["input_ids"]) > 2 and self.state.global_step == 4:
+            lost.append(1000.0)
+            raise torch.OutOfMemoryError(REASON)
+        return real(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(LetterTrainer, "compute_loss", compute_loss)
+    monkeypatch.setattr("time.perf_counter", lambda: clock() + sum(lost))
+    seconds: list[float] = []
+    train(CONFIG, task, tmp_path, "a_trial", lambda evaluation: seconds.append(evaluation.seconds))
+    assert len(seconds) == 3
+    assert lost == [1000.0]
+    assert seconds[1] - seconds[0] > 1000
 
 
 def test_out_of_memory_with_one_example_at_a_time_fails_with_its_reason(

@@ -48,6 +48,8 @@ def outcome(state: State, reason: str = "") -> TrialOutcome:
         answer_nll=1.0,
         steps=20,
         seconds=1.0,
+        gpu_seconds=7200.0,
+        cost=4.5,
     )
 
 
@@ -96,6 +98,7 @@ def test_a_trial_is_a_child_run_with_its_configuration_metrics_and_record(result
     history = client.get_metric_history(child.info.run_id, "accuracy")
     assert [(point.step, point.value) for point in history] == [(10, 0.1), (20, 0.2)]
     assert set(METRICS) <= set(child.data.metrics)
+    assert (child.data.metrics["gpu_seconds"], child.data.metrics["cost"]) == (7200.0, 4.5)
     assert {artifact.path for artifact in client.list_artifacts(child.info.run_id)} == {
         "adapter",
         "config.json",

@@ -1,7 +1,8 @@
-"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING].
+"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING [WISHES]].
 
 FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
-evaluations). What a trial reaches follows from its configuration alone, so that two runs can be compared.
+evaluations). WISHES is JSON: more of the command line's; with gpus_per_trial there are two GPUs that Ray only
+believes in. What a trial reaches follows from its configuration alone, so that two runs can be compared.
 """
 
 from __future__ import annotations
@@ -96,25 +97,37 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
     return toy
 
 
-def main(results: Path, max_trials: int, pause: float, failing: str = "") -> None:
+def main(results: Path, max_trials: int, pause: float, failing: str = "", more: str = "{}") -> None:
     console.quiet_ray()
+    import json
+
+    import ray
+
     from tune import cluster, settings
     from tune.driver import open_search, run_search
     from tune.wishes import Wishes
 
     folder = settings.folder_of(results, "toy")
-    wishes = Wishes(demo=True, results=results, max_trials=max_trials)
+    wishes = Wishes(demo=True, results=results, max_trials=max_trials, **json.loads(more))
     search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
     settings.keep(search_settings, folder)
     job = open_search(search_settings, folder)
     if job.is_finished:
         print("nothing to run")
         return
-    share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=2)
+    if job.budget.used_up:
+        print(f"nothing is run: {console.why_ended(job.budget, len(job.outcomes))}")
+        return
+    gpus = search_settings.gpus_per_trial or 0
+    if gpus:
+        ray.init(num_gpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    share = cluster.share_of(cluster.connect(), gpus_per_trial=gpus, concurrent=2)
     parts = (part.partition("=") for part in failing.split(",") if part)
     toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt")
     try:
-        print("finished" if run_search(job, QUESTIONS, share, toy) else "unfinished")
+        finished = run_search(job, QUESTIONS, share, toy)
+        why = console.why_ended(job.budget, len(job.outcomes))
+        print("finished" if finished else f"unfinished: {why}" if why else "unfinished")
     except MedQAError as error:
         sys.exit(f"error: {error}")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from medqa.config import DEMO, Task
 from medqa.presets import PRESETS
 from medqa.questions import QuestionSet
+from tune.budget import Budget
 from tune.outcomes import TrialOutcome
 from tune.settings import SearchSettings
 
@@ -68,8 +70,55 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
     return "\n".join(lines)
 
 
-def next_steps(settings: SearchSettings, folder: Path, finished: bool) -> str:
-    """Return the exact commands that come next, for a shell in the current folder."""
+def used(budget: Budget, rows: Sequence[TrialOutcome]) -> str:
+    """Return what all trials have used, and what of it went to those that failed."""
+    failed = [budget.uses[row.name] for row in rows if row.state == "failed" and row.name in budget.uses]
+    if budget.gpu_hours:
+        unit, hours, lost = "GPU-hours", budget.gpu_hours, sum(use.gpu_seconds for use in failed) / 3600
+    else:  # a trial without a GPU has one CPU
+        unit, hours = "CPU-hours", sum(use.seconds for use in budget.uses.values()) / 3600
+        lost = sum(use.seconds for use in failed) / 3600
+    cost = budget.cost(hours * 3600) if budget.gpu_hours else None
+    price = "" if cost is None else f" ({cost:.2f} at {budget.settings.gpu_hour_price:.2f} an hour)"
+    of_failed = f"; {_amount(lost)} of it on trials that failed" if failed else ""
+    return f"Used {_amount(hours)} {unit}{price} in {len(budget.uses)} trials{of_failed}."
+
+
+def why_ended(budget: Budget, ended: int) -> str:
+    """Return which cap ended the search before its end and what goes on with it; "" when none did.
+
+    Args:
+        budget: The search's budget, after its run.
+        ended: Trials that have ended.
+    """
+    if cap := budget.used_up:
+        why = f"{_amount(cap.used, cap.unit)} are used and {cap.flag} is {cap.limit:g}"
+    elif refusal := budget.refusal:
+        cap = refusal.cap
+        why = (
+            f"{budget.settings.max_trials - ended} trials were not started, because the next would take about "
+            f"{_amount(refusal.expected, cap.unit)} and {_amount(cap.limit - cap.used)} are left of {cap.flag} "
+            f"{cap.limit:g}"
+        )
+    else:
+        return ""
+    return f"{why}. The same command with a larger {cap.flag} goes on with it"
+
+
+def _amount(value: float, unit: str = "") -> str:
+    digits = f"{value:.2f}" if value >= 1 else f"{value:.2g}"
+    return f"{digits} {unit}".rstrip()
+
+
+def next_steps(settings: SearchSettings, folder: Path, finished: bool, why: str) -> str:
+    """Return the exact commands that come next, for a shell in the current folder.
+
+    Args:
+        settings: What was searched.
+        folder: The search's folder.
+        finished: Whether the search came to its end.
+        why: What ended it before; "" when a person did.
+    """
     python = _relative(Path(sys.executable))
     default_results = folder.parent == Path("results").absolute()
     results = "" if default_results else f" --results {_relative(folder.parent)}"
@@ -77,7 +126,7 @@ def next_steps(settings: SearchSettings, folder: Path, finished: bool) -> str:
     shown_uri = f"sqlite:///{_relative(folder.parent / 'mlflow.db')}"
     tracking = "" if settings.tracking_uri == default_uri else f" --tracking-uri {settings.tracking_uri}"
     uri = shown_uri if not tracking else settings.tracking_uri
-    lines = [] if finished else ["", "The search is not at its end: the same command goes on with it."]
+    lines = [] if finished else ["", f"The search is not at its end: {why or 'the same command goes on with it'}."]
     return "\n".join(
         [
             *lines,

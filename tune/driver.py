@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from ray.tune import CheckpointConfig, ResumeConfig, SyncConfig, run
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 
+from medqa.config import TrialConfig
 from medqa.questions import QuestionSet
-from tune.budget import Clock
+from tune.budget import Budget
 from tune.cluster import Share
 from tune.console import Console
 from tune.events import SearchEvents
@@ -41,7 +43,7 @@ class Search:
     settings: SearchSettings
     folder: Path
     outcomes: Outcomes
-    clock: Clock
+    budget: Budget
 
     @property
     def is_finished(self) -> bool:
@@ -53,33 +55,36 @@ def open_search(settings: SearchSettings, folder: Path) -> Search:
     """Return the search in `folder` with what earlier runs of it have kept; no Optuna trial is left RUNNING there."""
     if (folder / FILE).exists():
         put_back(open_storage(folder / FILE))
-    clock = Clock(folder / "clock.json", settings.max_hours)
-    return Search(settings=settings, folder=folder, outcomes=Outcomes(folder / "outcomes.json"), clock=clock)
+    budget = Budget(folder / "budget.json", settings)
+    return Search(settings=settings, folder=folder, outcomes=Outcomes(folder / "outcomes.json"), budget=budget)
 
 
 def run_search(search: Search, questions: QuestionSet, share: Share, trainable: Callable[..., None]) -> bool:
     """Run the trials that are left; Ray must be connected.
 
     Args:
-        search: What to run; its outcomes and clock are kept up to date.
+        search: What to run; its outcomes and budget are kept up to date.
         questions: What the trials train on; their number sets ASHA's rungs.
         share: What each trial gets of the cluster.
         trainable: What Ray runs for a trial.
 
     Raises:
+        ConfigError: when GPU-hours are capped and trials have no GPU.
         HopelessError: when trials in a row ended with the same bug; the search can go on.
 
     Returns:
         Whether the search came to its end: all trials have ended, or nothing new is left to try.
     """
-    settings, folder = search.settings, search.folder
+    settings, folder, budget = search.settings, search.folder, search.budget
+    budget.begin(share.gpus)
+    course = functools.partial(_course, len(questions.train))
     sampler, halving = _judges(search, questions, share)
     # MLflow bounds a parameter's length; settings.json has the seed points whole
     params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
     tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
-    events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(settings.max_trials), search.clock)
+    console = Console(settings.max_trials)
+    events = SearchEvents(sampler, halving, search.outcomes, tracking, console, budget, course)
     _prepare_process(share)
-    search.clock.start()
     finished = False
     try:
         analysis = run(
@@ -107,7 +112,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
         all_ended = len(analysis.trials) == len(search.outcomes)
         finished = search.is_finished or (all_ended and sampler.is_exhausted)
     finally:
-        search.clock.save()
+        budget.end()
         sampler.end(finished)
         tracking.search_ended(finished)
     if events.bugs.is_hopeless:
@@ -128,6 +133,7 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
         concurrent=share.concurrent,
         storage=open_storage(search.folder / FILE),
         study_name=settings.name,
+        reserve=lambda name, config: search.budget.reserve(name, _course(len(questions.train), config)),
     )
     halving = PresetSparingHalving(
         metric=metric,
@@ -156,6 +162,11 @@ def _most_epochs(settings: SearchSettings) -> float:
     """Return the longest course that a trial can have."""
     searched = {parameter.name: parameter for parameter in TABLE}["num_train_epochs"]
     return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
+
+
+def _course(questions: int, config: TrialConfig) -> float:
+    """Return the training examples of a trial's full course."""
+    return questions * config.num_train_epochs
 
 
 def _has_state(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from tune.budget import Clock
+from medqa.config import TrialConfig
+from tune.budget import Budget
 from tune.checkpoints import tidy
 from tune.console import Console
 from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, reported_failure, unreported_failure
@@ -32,10 +34,12 @@ class SearchEvents(Callback):
         outcomes: Outcomes,
         tracking: Tracking,
         console: Console,
-        clock: Clock,
+        budget: Budget,
+        course: Callable[[TrialConfig], float],
     ) -> None:
         self.sampler, self.halving, self.outcomes = sampler, halving, outcomes
-        self.tracking, self.console, self.clock = tracking, console, clock
+        self.tracking, self.console = tracking, console
+        self.budget, self.course = budget, course
         self.bugs = BugWatch()
         self._failed: dict[str, _FailedTrial] = {}
         self._is_first_step = True
@@ -47,16 +51,20 @@ class SearchEvents(Callback):
             self._is_first_step = False
             for trial in (trial for trial in trials if not trial.is_finished()):
                 tidy(trial)
+                proposal = proposal_of(trial.config)
+                self.budget.goes_on(proposal.name, self.course(proposal.config))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """End the run, as Ctrl-C does, when the hours are used up or trials only fail: what runs can go on later."""
-        self.clock.tick()
-        if self.clock.is_over or self.bugs.is_hopeless:
+        """End the run, as Ctrl-C does, when a cap is reached or trials only fail: what runs can go on later."""
+        self.budget.look()
+        if self.budget.used_up or self.bugs.is_hopeless:
             signal.raise_signal(signal.SIGINT)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Open the trial's run."""
-        self.tracking.trial_started(proposal_of(trial.config))
+        """Open the trial's run; its worker counts from now."""
+        proposal = proposal_of(trial.config)
+        self.budget.trial_started(proposal.name)
+        self.tracking.trial_started(proposal)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -66,13 +74,17 @@ class SearchEvents(Callback):
             self._failed[trial.trial_id] = _FailedTrial(failure, dict(trial.last_result or {}))
             trial.max_failures = 0
             return
-        self.tracking.trial_evaluated(proposal_of(trial.config), result)
+        proposal = proposal_of(trial.config)
+        self.budget.trial_evaluated(proposal.name, result["examples"])
+        self.tracking.trial_evaluated(proposal, result)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Note that a trial goes on after its worker died; what else Ray would try again may fail once more only."""
         if not is_lost_worker(newest_error(trial)):
             trial.max_failures = 0
-        self.tracking.trial_retried(proposal_of(trial.config), trial.num_failures)
+        proposal = proposal_of(trial.config)
+        self.budget.trial_lost(proposal.name)
+        self.tracking.trial_retried(proposal, trial.num_failures)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Keep a trial that came to its end or was stopped."""
@@ -92,6 +104,8 @@ class SearchEvents(Callback):
         self._end(trial, dataclasses.replace(outcome, failure=failed.failure.kind), failed.failure)
 
     def _end(self, trial: Trial, outcome: TrialOutcome, failure: Failure | None = None) -> None:
+        gpu_seconds = self.budget.trial_ended(outcome.name).gpu_seconds
+        outcome = dataclasses.replace(outcome, gpu_seconds=gpu_seconds, cost=self.budget.cost(gpu_seconds))
         self.outcomes.add(outcome)
         run_dir = Path(trial.checkpoint.path) if trial.checkpoint else None
         self.tracking.trial_ended(outcome, run_dir)

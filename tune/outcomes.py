@@ -40,6 +40,10 @@ class TrialOutcome:
     """What kind of failure ended it; "" for a trial that did not fail."""
     retries: int = 0
     """Times that it went on after its worker died or was taken away."""
+    gpu_seconds: float = 0.0
+    """GPU-seconds for which it held its worker, over all its starts; 0.0 on CPUs."""
+    cost: float | None = None
+    """Their price; None where GPU-hours have none."""
 
 
 class Outcomes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class PresetsThenOptuna(OptunaSearch):
         concurrent: Most trials that may be unfinished at a time.
         storage: Where the study is kept.
         study_name: The study's name in it.
+        reserve: Told the name and configuration of the next trial; returns whether the budget pays for it.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PresetsThenOptuna(OptunaSearch):
         concurrent: int,
         storage: BaseStorage,
         study_name: str,
+        reserve: Callable[[str, TrialConfig], bool] = lambda name, config: True,
     ) -> None:
         seeds = space.seed_points()
         super().__init__(space=space.distributions(), metric=metric, mode=mode, storage=storage, study_name=study_name)
@@ -62,6 +64,8 @@ class PresetsThenOptuna(OptunaSearch):
                 self._ot_study.enqueue_trial(point, user_attrs={SEED_POINT: name})
         self.space_searched = space
         self.concurrent = concurrent
+        self.reserve = reserve
+        self._unpaid: FrozenTrial | None = None
         self.trials_in_ray: int | None = None
         """Trials that Ray has, ended ones too; None until Ray has shown them."""
         self.unfinished = 0
@@ -91,14 +95,29 @@ class PresetsThenOptuna(OptunaSearch):
                 self._ot_trials[ray_id] = trial
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next proposal; None while enough trials run, FINISHED when nothing new is found."""
+        """Return the next proposal; None while enough trials run or the budget waits for those that do.
+
+        FINISHED when nothing new is found, or when the budget does not pay for the next and nothing is under way.
+        """
         if self.unfinished >= self.concurrent:
             return None
+        if self._unpaid and not self._is_paid(self._unpaid):  # asked again and again: the study is left alone
+            return self._unpaid_words()
         trial = self._next_waiting() or self._draw()
         if trial is None:
             self.is_exhausted = True
             return str(self.FINISHED)
+        self._unpaid = None if self._is_paid(trial) else trial
+        if self._unpaid:
+            self._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
+            return self._unpaid_words()
         return self._propose(trial_id, trial)
+
+    def _is_paid(self, trial: FrozenTrial) -> bool:
+        return self.reserve(_name(trial), self.space_searched.to_config(trial.params))
+
+    def _unpaid_words(self) -> str | None:
+        return None if self.unfinished else str(self.FINISHED)
 
     def _next_waiting(self) -> FrozenTrial | None:
         """Start the first trial that waits: a seed point, or one that a kill made Ray forget."""
@@ -126,8 +145,7 @@ class PresetsThenOptuna(OptunaSearch):
         return {trial.user_attrs[NAME]: self.space_searched.to_config(trial.params) for trial in trials}
 
     def _propose(self, trial_id: str, trial: FrozenTrial) -> dict[str, Any]:
-        seed_point = trial.user_attrs.get(SEED_POINT, "")
-        name = seed_point or f"trial_{trial.number + 1:03d}"
+        seed_point, name = trial.user_attrs.get(SEED_POINT, ""), _name(trial)
         proposal = Proposal(name=name, seed_point=seed_point, config=self.space_searched.to_config(trial.params))
         in_ray = proposal.to_ray()
         for key, value in ((RAY_TRIAL, trial_id), (CONFIG, in_ray["config"]), (NAME, name)):
@@ -174,6 +192,10 @@ class PresetsThenOptuna(OptunaSearch):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing: the study was opened with all that an earlier run left."""
+
+
+def _name(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get(SEED_POINT) or f"trial_{trial.number + 1:03d}")
 
 
 class Proposals(SearchGenerator):

@@ -89,7 +89,9 @@ def search(arguments: argparse.Namespace) -> int:
     from tune.summary import summary
 
     print(summary(job.outcomes.rows(), settings.metric, len(questions.validation)))
-    print(console.next_steps(settings, folder, finished))
+    print("", console.used(job.budget, job.outcomes.rows()), sep="\n")
+    why = console.why_ended(job.budget, len(job.outcomes))
+    print(console.next_steps(settings, folder, finished, why))
     return 0 if any(row.state == "completed" for row in job.outcomes.rows()) else 1
 
 
@@ -149,8 +151,8 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple
     if job.is_finished:
         print("The search is finished: nothing is run. A larger --max-trials would go on with it.")
         return job, True
-    if job.clock.is_over:
-        print("The hours of this search are used up: nothing is run. A larger --max-hours would go on with it.")
+    if job.budget.used_up:
+        print("The budget of this search is used up: nothing is run.")
         return job, False
     from tune import cluster
     from tune.trainable import run_trial

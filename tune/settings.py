@@ -163,7 +163,7 @@ def _default_settings(task: Task, folder: Path, own_seeds: int) -> SearchSetting
 def _check(settings: SearchSettings) -> None:
     limits = dataclasses.asdict(settings)
     for name, least in _LIMITS.items():
-        if limits[name] is not None and limits[name] < least:
+        if limits[name] is not None and not limits[name] >= least:  # not a number, too
             raise ConfigError(f"--{name.replace('_', '-')} is {limits[name]:g}: give at least {least}")
     if settings.max_cost is not None and settings.gpu_hour_price is None:
         raise ConfigError("--max-cost needs --gpu-hour-price: what one GPU costs for an hour, in the same currency")

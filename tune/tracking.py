@@ -109,7 +109,9 @@ class Tracking:
             self._upload(run_id, run_dir)
         tags = {"state": outcome.state, "stop_reason": outcome.stop_reason[:_LONGEST_TAG]}
         tags |= {"failure": outcome.failure, "retries": str(outcome.retries)}
-        self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        spent = {"gpu_seconds": outcome.gpu_seconds} | ({} if outcome.cost is None else {"cost": outcome.cost})
+        metrics = [Metric(key, value, int(time.time() * 1000), outcome.steps) for key, value in spent.items()]
+        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
         self._client.set_terminated(run_id, _STATUS[outcome.state])
 
     def search_ended(self, finished: bool) -> None:

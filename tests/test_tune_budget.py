@@ -1,0 +1,396 @@
+"""Budgets: what is counted and kept, when a trial may start, and caps that hold over all runs of a search."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from optuna import load_study
+from optuna.trial import TrialState
+
+from medqa.config import Task, TrialConfig
+from medqa.errors import ConfigError
+from medqa.presets import PRESETS
+from tune import settings
+from tune.budget import Budget
+from tune.console import used, why_ended
+from tune.outcomes import Outcomes, TrialOutcome
+from tune.sampler import PresetsThenOptuna
+from tune.space import Space
+from tune.study import open_storage
+from tune.usage import Use
+from tune.wishes import Wishes
+
+TOY = Path(__file__).with_name("toy_search.py")
+HOUR = 3600.0
+
+
+class Watch:
+    """A clock that is set by hand."""
+
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def new_budget(folder: Path, watch: Watch, gpus: float = 1, **caps: float) -> Budget:
+    """A budget that has begun to count a run."""
+    chosen = settings.resolve(Wishes(demo=True, max_trials=30, **caps), Task(), folder, None)
+    budget = Budget(folder / "budget.json", chosen, watch)
+    budget.begin(gpus)
+    return budget
+
+
+def run_trial(budget: Budget, watch: Watch, name: str, evaluations: list[tuple[float, int]], course: float) -> Use:
+    """Run a trial alone; `evaluations` are (seconds since the one before, examples seen)."""
+    assert budget.reserve(name, course)
+    budget.trial_started(name)
+    for seconds, examples in evaluations:
+        watch.seconds += seconds
+        budget.trial_evaluated(name, examples)
+    return budget.trial_ended(name)
+
+
+def test_a_trial_s_seconds_count_from_its_starts_to_its_ends_times_its_gpus(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, gpus=0.5, gpu_hour_price=2.0)
+    assert budget.reserve("a", 100)
+    watch.seconds += 50  # it waits for a node
+    budget.trial_started("a")
+    watch.seconds += 10
+    budget.trial_lost("a")
+    watch.seconds += 70  # and for another
+    budget.trial_started("a")
+    watch.seconds += 30
+    use = budget.trial_ended("a")
+    assert (use.seconds, use.gpu_seconds, budget.seconds) == (40, 20, 160)
+    assert budget.cost(use.gpu_seconds) == pytest.approx(20 / HOUR * 2)
+    assert budget.trial_ended("never started") == Use()
+
+
+def test_two_trials_side_by_side_count_twice(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch)
+    for name in ("a", "b"):
+        assert budget.reserve(name, 100)
+        budget.trial_started(name)
+    watch.seconds += HOUR
+    budget.look()
+    assert (budget.gpu_hours, budget.seconds) == (2, HOUR)
+
+
+def test_a_kill_loses_what_was_counted_since_the_last_ten_seconds_and_no_more(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch)
+    assert budget.reserve("a", 100)
+    budget.trial_started("a")
+    for _ in range(27):
+        watch.seconds += 1
+        budget.look()
+    watch.seconds += 5000  # killed: the time until the next start is nobody's
+    again = new_budget(tmp_path, watch)
+    assert again.uses["a"].gpu_seconds == again.seconds == 20
+    again.goes_on("a", 100)
+    again.trial_started("a")
+    watch.seconds += 7
+    assert again.trial_ended("a").gpu_seconds == 27
+    assert new_budget(tmp_path, watch).uses["a"].seconds == 27
+
+
+def test_an_interrupted_run_counts_until_its_workers_have_stopped(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch)
+    assert budget.reserve("a", 100)
+    budget.trial_started("a")
+    watch.seconds += 3
+    budget.end()
+    watch.seconds += 100
+    budget.end()
+    assert new_budget(tmp_path, watch).uses["a"].seconds == 3
+
+
+def test_a_course_is_expected_to_take_its_start_up_and_then_its_pace() -> None:
+    # 60 s of start-up and 0.1 s an example
+    use = Use(course=1000, first_seconds=70, first_examples=100, last_seconds=90, last_examples=300)
+    assert use.pace == pytest.approx(0.1)
+    assert use.expected_seconds(1000) == pytest.approx(160)
+    assert use.expected_seconds(50) == 70
+    assert use.remaining_seconds([]) == pytest.approx(70)
+    once = Use(course=1000, first_seconds=70, first_examples=100, last_seconds=70, last_examples=100)
+    assert once.expected_seconds(1000) == pytest.approx(700)  # wide: the start-up counts in every example
+
+
+def test_under_a_cap_on_gpu_hours_one_trial_shows_the_speed_before_a_second_starts(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=1.01)
+    assert budget.reserve("a", 1000)
+    assert not budget.reserve("b", 1000)
+    assert budget.refusal is None
+    budget.trial_started("a")
+    watch.seconds += 60
+    budget.trial_evaluated("a", 100)  # 600 s a course: 540 are to come of this one, 600 of each other
+    assert [budget.reserve(name, 1000) for name in "bcdefg"] == [True] * 5 + [False]
+    assert budget.refusal
+    assert budget.refusal.expected == pytest.approx(600 / HOUR)
+
+
+def test_a_trial_that_fails_unmeasured_lets_the_next_show_the_speed(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=1)
+    assert run_trial(budget, watch, "a", [], 1000).last_examples == 0
+    assert budget.reserve("b", 1000)
+
+
+def test_without_a_cap_and_under_hours_alone_no_trial_waits(tmp_path: Path) -> None:
+    for caps in ({}, {"max_hours": 1.0}, {"max_gpu_hours": math.inf}):
+        budget = new_budget(tmp_path, Watch(), **caps)
+        assert all(budget.reserve(f"trial {number}", 1000) for number in range(8))
+
+
+def test_a_trial_starts_when_hours_are_left_for_it_alone(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_hours=1)
+    run_trial(budget, watch, "a", [(600, 100), (600, 1000)], 1000)
+    assert all(budget.reserve(f"trial {number}", 1000) for number in range(8))  # 1,200 of 2,400 s left
+    assert not budget.can_pay(4000)
+    watch.seconds += 1201
+    budget.look()
+    assert not budget.can_pay(1000)
+    assert budget.refusal
+    assert budget.refusal.cap.flag == "--max-hours"
+
+
+def test_money_is_a_cap_at_the_price_and_a_larger_one_pays_again(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, gpus=2, max_cost=4.0, gpu_hour_price=2.0)
+    run_trial(budget, watch, "a", [(900, 500), (900, 1000)], 1000)  # half an hour of two GPUs
+    assert budget.reserve("b", 1000)
+    assert not budget.can_pay(1)  # 450 s and more by the time to the first evaluation
+    assert budget.refusal
+    assert (budget.refusal.cap.flag, budget.refusal.cap.used) == ("--max-cost", pytest.approx(2.0))
+    budget.save()
+    assert new_budget(tmp_path, watch, gpus=2, max_cost=6.0, gpu_hour_price=2.0).can_pay(1000)
+    assert not new_budget(tmp_path, watch, gpus=2, max_cost=6.0, gpu_hour_price=4.0).can_pay(1000)
+
+
+def test_the_slowest_of_the_trials_measured_last_is_expected(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=100)
+    run_trial(budget, watch, "download", [(7200, 10), (10, 20)], 20)
+    run_trial(budget, watch, "slow", [(100, 10), (100, 20)], 20)
+    for number in range(7):
+        run_trial(budget, watch, f"quick {number}", [(10, 10), (10, 20)], 20)
+    assert not budget.can_pay(100 * HOUR)
+    assert budget.refusal
+    assert budget.refusal.expected == pytest.approx((100 + 10 * (100 * HOUR - 10)) / HOUR)
+
+
+def test_a_cap_that_is_reached_pays_for_nothing(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=1)
+    assert budget.reserve("a", 1000)
+    budget.trial_started("a")
+    watch.seconds += HOUR - 1
+    budget.look()
+    assert budget.used_up is None
+    watch.seconds += 1
+    budget.look()
+    assert budget.used_up
+    assert not budget.can_pay(1)
+    budget.end()
+    assert why_ended(budget, 2) == (
+        "1.00 GPU-hours are used and --max-gpu-hours is 1. "
+        "The same command with a larger --max-gpu-hours goes on with it"
+    )
+
+
+def test_a_cap_on_gpu_hours_is_refused_where_trials_have_no_gpu(tmp_path: Path) -> None:
+    for caps in ({"max_gpu_hours": 1.0}, {"max_cost": 1.0, "gpu_hour_price": 2.0}):
+        with pytest.raises(ConfigError, match=f"--{next(iter(caps)).replace('_', '-')} .*use --max-hours") as raised:
+            new_budget(tmp_path, Watch(), gpus=0, **caps)
+        assert "\n" not in str(raised.value)
+    new_budget(tmp_path, Watch(), gpus=0, max_gpu_hours=math.inf)
+    with pytest.raises(ConfigError, match="--max-hours is nan"):
+        new_budget(tmp_path, Watch(), max_hours=math.nan)
+
+
+def row(name: str, failed: bool = False) -> TrialOutcome:
+    config = Space().to_config(Space().seed_points()["config_1_baseline"])
+    numbers: dict[str, Any] = {"accuracy": None, "answer_nll": None, "steps": 0, "seconds": 0.0}
+    state = "failed" if failed else "completed"
+    return TrialOutcome(name=name, seed_point="", state=state, stop_reason="", config=config, **numbers)
+
+
+def test_the_total_names_hours_price_and_what_failed_trials_took(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, gpu_hour_price=2.0)
+    run_trial(budget, watch, "a", [(HOUR, 10), (HOUR, 20)], 20)
+    run_trial(budget, watch, "b", [(HOUR / 2, 10)], 20)
+    rows = [row("a"), row("b", failed=True)]
+    assert (
+        used(budget, rows) == "Used 2.50 GPU-hours (5.00 at 2.00 an hour) in 2 trials; 0.5 of it on trials that failed."
+    )
+    on_cpus = new_budget(tmp_path / "cpus", watch, gpus=0, gpu_hour_price=2.0)
+    run_trial(on_cpus, watch, "a", [(HOUR / 4, 20)], 20)
+    assert used(on_cpus, rows) == "Used 0.25 CPU-hours in 1 trials."
+
+
+def test_what_was_not_started_is_said_with_what_it_needs_and_what_is_left(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=2.5)
+    run_trial(budget, watch, "a", [(HOUR, 10), (HOUR, 20)], 20)
+    assert not budget.reserve("b", 20)
+    budget.end()
+    assert why_ended(budget, 1) == (
+        "29 trials were not started, because the next would take about 2.00 GPU-hours and 0.5 are left of "
+        "--max-gpu-hours 2.5. The same command with a larger --max-gpu-hours goes on with it"
+    )
+
+
+class FakeTrial:
+    """A Ray trial, as far as the sampler looks."""
+
+    def __init__(self, trial_id: str, ended: bool) -> None:
+        self.trial_id, self.ended = trial_id, ended
+
+    def is_finished(self) -> bool:
+        return self.ended
+
+
+def new_sampler(file: Path, paid: set[str]) -> PresetsThenOptuna:
+    return PresetsThenOptuna(
+        Space(),
+        metric="best_accuracy",
+        mode="max",
+        kind="tpe",
+        seed=1,
+        concurrent=8,
+        storage=open_storage(file),
+        study_name="toy",
+        reserve=lambda name, config: name in paid,
+    )
+
+
+def test_what_is_not_paid_for_waits_for_those_under_way_and_then_ends_the_run(tmp_path: Path) -> None:
+    names = [*PRESETS, "trial_007", "trial_008"]
+    paid = set(names[:3])
+    sampler = new_sampler(tmp_path / "optuna.db", paid)
+    sampler.follow([])
+    started = [sampler.suggest(f"id{number}") for number in range(4)]
+    assert [suggested and suggested["name"] for suggested in started] == [*names[:3], None]
+    assert sampler.suggest("asked again") is None
+    sampler.follow([FakeTrial(f"id{number}", ended=True) for number in range(3)])
+    assert sampler.suggest("nothing is under way") == sampler.FINISHED
+    assert not sampler.is_exhausted
+    paid |= set(names[3:7])  # a larger cap, or a trial that used less than was expected
+    started = [sampler.suggest(f"id{number}") for number in range(3, 8)]
+    assert [suggested and suggested["name"] for suggested in started] == [*names[3:7], None]
+    states = [
+        trial.state for trial in load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
+    ]
+    assert states == [TrialState.RUNNING] * 7 + [TrialState.WAITING]
+
+
+def test_a_drawn_trial_that_was_not_paid_for_is_the_first_one_when_the_search_goes_on(tmp_path: Path) -> None:
+    paid = set(PRESETS)
+    sampler = new_sampler(tmp_path / "optuna.db", paid)
+    for number in range(6):
+        sampler.suggest(f"id{number}")
+        sampler.on_trial_complete(f"id{number}", {"best_accuracy": number / 10, "examples": 100, "finished": True})
+    assert sampler.suggest("too dear") is None
+    again = new_sampler(tmp_path / "optuna.db", {"trial_007"})
+    again.follow([])
+    proposed = again.suggest("id7")
+    drawn = load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
+    assert (len(drawn), drawn[-1].state) == (7, TrialState.RUNNING)
+    assert isinstance(proposed, dict)
+    assert TrialConfig(**proposed["config"]) == Space().to_config(drawn[-1].params)
+
+
+def toy(results: Path, hours: float, trials: int = 8, pause: float = 0.5) -> subprocess.Popen[str]:
+    """A search whose presets make 8 pauses in two epochs, 12 in three."""
+    wishes = {"gpus_per_trial": 1, "max_gpu_hours": hours, "gpu_hour_price": 2.0}
+    command = [sys.executable, str(TOY), str(results), str(trials), str(pause), "", json.dumps(wishes)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def gpu_seconds(results: Path) -> dict[str, float]:
+    file = results / "toy" / "budget.json"
+    trials = json.loads(file.read_text())["trials"] if file.exists() else {}
+    return {name: use["gpu_seconds"] for name, use in trials.items()}
+
+
+def assert_nothing_runs(results: Path) -> None:
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("medqa").experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
+    study = load_study(study_name="toy", storage=f"sqlite:///{results}/toy/optuna.db")
+    assert TrialState.RUNNING not in {trial.state for trial in study.trials}
+
+
+@pytest.mark.slow
+def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    cap = 24.0
+    said = finish(toy(tmp_path, cap / HOUR))
+    assert "trials were not started" in said
+    rows = {row.name: row for row in Outcomes(tmp_path / "toy" / "outcomes.json").rows()}
+    assert 2 <= len(rows) <= 5
+    assert {row.state for row in rows.values()} == {"completed"}  # none was begun and then cut off
+    assert {name: row.gpu_seconds for name, row in rows.items()} == pytest.approx(gpu_seconds(tmp_path))
+    assert sum(gpu_seconds(tmp_path).values()) <= cap
+    assert_nothing_runs(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for run in client.search_runs([client.get_experiment_by_name("medqa").experiment_id]):
+        if row := rows.get(run.info.run_name):
+            assert run.data.metrics["gpu_seconds"] == pytest.approx(row.gpu_seconds)
+            assert run.data.metrics["cost"] == pytest.approx(row.gpu_seconds / HOUR * 2)
+
+    assert "finished" in finish(toy(tmp_path, 10)).split()
+    after = {row.name: row for row in Outcomes(tmp_path / "toy" / "outcomes.json").rows()}
+    assert len(after) == 8
+    assert {name: after[name] for name in rows} == rows
+
+
+@pytest.mark.slow
+def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_path: Path) -> None:
+    slow = {"trials": 3, "pause": 1.5}
+    process = toy(tmp_path, 10, **slow)
+    deadline = time.monotonic() + 120
+    while sum(used >= 3 for used in gpu_seconds(tmp_path).values()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = gpu_seconds(tmp_path)
+    assert len(before) == 2
+
+    cap = sum(before.values()) + 4  # not enough for the trials under way
+    said = finish(toy(tmp_path, cap / HOUR, **slow))
+    assert "unfinished" in said
+    assert "goes on with it" in said
+    now = gpu_seconds(tmp_path)
+    assert all(now[name] >= before[name] for name in before)
+    assert cap <= sum(now.values()) <= cap + 2 * 8  # two workers, and the seconds that they take to stop
+    assert_nothing_runs(tmp_path)
+    assert "nothing is run" in finish(toy(tmp_path, cap / HOUR, **slow))
+    assert gpu_seconds(tmp_path) == now
+
+    assert "finished" in finish(toy(tmp_path, 10, **slow)).split()
+    rows = Outcomes(tmp_path / "toy" / "outcomes.json").rows()
+    assert len(rows) == 3
+    assert {row.name: row.gpu_seconds for row in rows} == pytest.approx(gpu_seconds(tmp_path))
