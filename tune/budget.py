@@ -32,7 +32,8 @@ class Clock:
         return self.max_hours is not None and self.hours >= self.max_hours
 
     def start(self) -> None:
-        """Begin to count."""
+        """Begin to count; or go on counting, where trials ran before in this process."""
+        self._hours_before = self.hours
         self._started = time.monotonic()
 
     def tick(self) -> None:

@@ -18,6 +18,7 @@ from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, repor
 from tune.halving import PresetSparingHalving
 from tune.outcomes import Outcomes, State, TrialOutcome
 from tune.proposal import proposal_of
+from tune.repeats import FullLength, Repeats
 from tune.sampler import PresetsThenOptuna
 from tune.tracking import Tracking
 
@@ -27,8 +28,8 @@ class SearchEvents(Callback):
 
     def __init__(
         self,
-        sampler: PresetsThenOptuna,
-        halving: PresetSparingHalving,
+        sampler: PresetsThenOptuna | Repeats,
+        halving: PresetSparingHalving | FullLength,
         outcomes: Outcomes,
         tracking: Tracking,
         console: Console,
@@ -122,4 +123,5 @@ def outcome_of(trial: Trial, result: dict[str, Any], state: State, reason: str) 
         seconds=result.get("seconds", 0.0),
         # Ray's count of failures has the one that ended a failed trial too
         retries=trial.num_failures - (state == "failed"),
+        confirms=proposal.confirms,
     )
