@@ -1,4 +1,4 @@
-"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING].
+"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING [CONFIRM]].
 
 FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
 evaluations). What a trial reaches follows from its configuration alone, so that two runs can be compared.
@@ -68,7 +68,8 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
                 time.sleep(pause)
                 step = min(total, step + config.eval_every_steps)
                 examples = min(step * config.effective_batch_size, int(1000 * config.num_train_epochs))
-                top = 0.8 - 0.1 * abs(math.log10(config.learning_rate / 1e-3))
+                wobble = 0.01 * math.sin(config.seed - 42)
+                top = 0.8 - 0.1 * abs(math.log10(config.learning_rate / 1e-3)) + wobble
                 accuracy = top * (1 - math.exp(-examples / 800))
                 best = max(best, accuracy)
                 row = {
@@ -96,28 +97,30 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
     return toy
 
 
-def main(results: Path, max_trials: int, pause: float, failing: str = "") -> None:
+def main(results: Path, max_trials: int, pause: float, failing: str = "", confirm: int = 0) -> None:
     console.quiet_ray()
     from tune import cluster, settings
+    from tune.confirmation import left_to_confirm, run_confirmation
     from tune.driver import open_search, run_search
     from tune.wishes import Wishes
 
     folder = settings.folder_of(results, "toy")
-    wishes = Wishes(demo=True, results=results, max_trials=max_trials)
+    wishes = Wishes(demo=True, results=results, max_trials=max_trials, confirm=confirm)
     search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
     settings.keep(search_settings, folder)
     job = open_search(search_settings, folder)
-    if job.is_finished:
+    if job.is_finished and not left_to_confirm(job):
         print("nothing to run")
         return
     share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=2)
     parts = (part.partition("=") for part in failing.split(",") if part)
     toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt")
     try:
-        print("finished" if run_search(job, QUESTIONS, share, toy) else "unfinished")
+        finished = job.is_finished or run_search(job, QUESTIONS, share, toy)
+        print("finished" if finished and run_confirmation(job, share, toy) else "unfinished")
     except MedQAError as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:5], *map(int, sys.argv[5:]))

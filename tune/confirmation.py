@@ -41,10 +41,10 @@ def run_confirmation(search: Search, share: Share, trainable: Callable[..., None
         Whether all have ended.
     """
     left = left_to_confirm(search)
-    if not left:
-        return True
+    if not left or search.clock.is_over:
+        return not left
     searcher, tracking = Repeats(left, share.concurrent), track(search)
-    console = Console(len(search.repeats) + len(left))
+    console = Console(len(search.repeats) + len(left), max(len(proposal.name) for proposal in left))
     events = SearchEvents(searcher, FullLength(), search.repeats, tracking, console, search.clock)
     finished = False
     try:

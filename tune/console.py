@@ -17,17 +17,17 @@ from tune.settings import SearchSettings
 class Console:
     """Prints one line at the end of each trial."""
 
-    def __init__(self, max_trials: int) -> None:
-        self.max_trials = max_trials
+    def __init__(self, max_trials: int, longest_name: int = 24) -> None:
+        self.max_trials, self.longest_name = max_trials, longest_name
 
     def trial_ended(self, outcome: TrialOutcome, ended: int) -> None:
         """Print how a trial ended and what it reached."""
         width = len(str(self.max_trials))
-        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome)}", flush=True)
+        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome, self.longest_name)}", flush=True)
 
 
-def _trial_line(row: TrialOutcome) -> str:
-    head = f"{row.name:<24} {row.state:<9}"
+def _trial_line(row: TrialOutcome, longest_name: int) -> str:
+    head = f"{row.name:<{longest_name}} {row.state:<9}"
     if row.state == "failed":
         return f"{head} {row.stop_reason}"
     tail = f"  ({row.stop_reason})" if row.stop_reason not in ("", row.state) else ""
