@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from medqa.scoring import Prediction
 from medqa.selection import NEW_SEEDS, Choice, Margin
 
 _BOOTSTRAP_SEED = 0
+_WIDTH = 118
 Reader = Callable[[Trial], dict[str, Any] | None]
 """A trial to its val_results.json; None where it is lost."""
 
@@ -64,10 +66,18 @@ def _predictions(runs: Sequence[Trial], read: Reader) -> list[tuple[Prediction, 
     return [predictions_from_rows(results["predictions"]) for results in known] if len(known) == len(found) else []
 
 
-def headline(search: str, chosen: dict[str, Any]) -> str:
-    """Return what was chosen, and what that means."""
+def format_choice(search: str, chosen: dict[str, Any]) -> str:
+    """Return what was chosen, what that means and how sure it is, as lines of text."""
     adapter = "" if chosen["evaluated"] == chosen["trial"] else f", evaluated with the adapter of {chosen['evaluated']}"
-    return f"search {search!r}: the best trial is {chosen['trial']}{adapter}\n--best means {chosen['means']}"
+    table = confirmation_table(chosen)
+    return "\n".join(
+        [
+            f"search {search!r}: the best trial is {chosen['trial']}{adapter}",
+            *(f"  {line}" for line in choice_lines(chosen)),
+            *textwrap.wrap(f"--best means {chosen['means']}", _WIDTH, initial_indent="  ", subsequent_indent="  "),
+            *(["", table, ""] if table else [""]),
+        ]
+    )
 
 
 def choice_lines(chosen: dict[str, Any]) -> list[str]:

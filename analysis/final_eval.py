@@ -73,7 +73,7 @@ def evaluate_best(arguments: argparse.Namespace) -> None:
     search = runs.find_search(arguments.results, arguments.tracking_uri, arguments.name)
     choice = runs.choose_winner(search)
     described = chosen.describe_choice(choice, search.metric, lambda trial: runs.read_validation(search, trial))
-    print("\n".join([chosen.headline(search.name, described), *chosen.choice_lines(described)]), flush=True)
+    print(chosen.format_choice(search.name, described), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         record_folder = runs.download_record(search, choice.evaluated, Path(temporary))
         folder, evaluation, subject = read_test_split(search, choice.evaluated, described, record_folder)

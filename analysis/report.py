@@ -20,8 +20,8 @@ _CONFIRMED_LIMITS = (
     "good. The intervals cover the choice of questions, not that of seeds: the standard deviation shows those."
 )
 _UNCONFIRMED_LIMITS = (
-    "Each trial was trained once: another seed can change the order. `tune/search.py --confirm 3` trains the best "
-    "three again with new seeds."
+    "Each trial was trained once: another seed can change the order, and the best of many leans high. "
+    "`tune/search.py --confirm 3` trains the best three again with new seeds."
 )
 
 

@@ -24,13 +24,14 @@ BEST_MEANS = (
 """What --best chooses."""
 CONFIRMED_MEANS = (
     "of the configurations trained again with new seeds, the one with the best mean of the search's metric on "
-    "validation over these seeds, those of which no new training failed before the others; its adapter is the best of "
-    "the new trainings on validation, for the value by which the search picked its own leans high; " + _TIES
+    "validation over those seeds; one of which a training failed comes after the others; its adapter is the best of "
+    "the new ones on validation, not the search's own, whose value was picked for being good; " + _TIES
 )
 """What --best chooses where a confirmation is complete.
 
 The mean over seeds that had no part in the choice is what the recipe can be expected to give. One adapter has to be
-taken: all the new ones stand equal, so the best of them on validation is the fairest guess at the best.
+taken: the new ones stand equal, so that the best of them on validation is a fair guess at the best. The search's own
+does not stand equal to them: it is known because of its value, the best of many, which leans high.
 """
 
 

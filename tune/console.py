@@ -10,6 +10,7 @@ from pathlib import Path
 from medqa.config import DEMO, Task
 from medqa.presets import PRESETS
 from medqa.questions import QuestionSet
+from medqa.selection import NEW_SEEDS
 from tune.outcomes import TrialOutcome
 from tune.settings import SearchSettings
 
@@ -65,6 +66,9 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
         )
     if settings.prune_seeds:
         lines.append("ASHA may stop seed points too (--prune-seeds).")
+    if settings.confirm:
+        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are"
+        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds each (--confirm).")
     return "\n".join(lines)
 
 

@@ -165,7 +165,7 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple
     if not job.is_finished and not run_search(job, questions, share, run_trial):
         return job, False
     if left := left_to_confirm(job):
-        print(f"Confirmation: {len(left)} trainings with new seeds of the best {settings.confirm} trials", flush=True)
+        print(f"Training the best configurations again with new seeds: {len(left)} trainings", flush=True)
     return job, run_confirmation(job, share, run_trial)
 
 
