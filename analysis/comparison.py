@@ -90,6 +90,35 @@ def paired_difference(
     )
 
 
+def paired_margin(
+    first: Sequence[Sequence[Prediction]],
+    second: Sequence[Sequence[Prediction]],
+    metric: str,
+    generator: np.random.Generator,
+) -> Estimate:
+    """Compare two configurations on the same items: by how much the first is better, with a bootstrap interval.
+
+    Args:
+        first: The predictions of each training of the first configuration; an item counts with its mean over them.
+        second: The same of the second.
+        metric: "accuracy", or "answer_nll": then the difference is in nats.
+        generator: Draws the items; the interval covers their choice, not that of seeds.
+
+    Raises:
+        DataError: when the items are not the same, in the same order.
+    """
+    if len({tuple(item.id for item in predictions) for predictions in (*first, *second)}) != 1:
+        raise DataError("two configurations can be compared on the same questions only")
+    gains = np.mean([_values(one, metric) for one in first], axis=0) - np.mean(
+        [_values(one, metric) for one in second], axis=0
+    )
+    return bootstrap_mean(gains.tolist(), generator)
+
+
+def _values(predictions: Sequence[Prediction], metric: str) -> list[float]:
+    return [float(item.correct) if metric == "accuracy" else -item.gold_nll for item in predictions]
+
+
 def mcnemar_p(only_first_right: int, only_second_right: int) -> float:
     """Return the exact two-sided p-value of McNemar's test; 1 when the models never disagree."""
     disagreements = only_first_right + only_second_right

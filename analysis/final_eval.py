@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument(
         "--best",
         action="store_true",
-        help="evaluate the completed trial with the best validation value of the search's metric",
+        help="evaluate the best trial on validation, by the mean over new seeds where the search has confirmed it",
     )
     what.add_argument(
         "--from", dest="from_folder", type=Path, metavar="FOLDER", help="draw an earlier evaluation's figures again"
@@ -68,21 +68,24 @@ def parse_arguments() -> argparse.Namespace:
 
 def evaluate_best(arguments: argparse.Namespace) -> None:
     """Choose the winner, evaluate it on the test split, write everything and log it to the winner's run."""
-    from analysis import runs, study_files
+    from analysis import chosen, runs, study_files
 
     search = runs.find_search(arguments.results, arguments.tracking_uri, arguments.name)
-    winner = runs.choose_winner(search)
-    print(f"search {search.name!r}: the best trial is {winner.name}\n--best means {runs.BEST_MEANS}")
+    choice = runs.choose_winner(search)
+    described = chosen.describe_choice(choice, search.metric, lambda trial: runs.read_validation(search, trial))
+    print(chosen.format_choice(search.name, described), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        record_folder = runs.download_record(search, winner, Path(temporary))
-        folder, evaluation, subject = read_test_split(search, winner, record_folder)
+        record_folder = runs.download_record(search, choice.evaluated, Path(temporary))
+        folder, evaluation, subject = read_test_split(search, choice.evaluated, described, record_folder)
     files = study_files.build_files(evaluation, subject)
     study_files.write_files(folder, files)
     draw(folder, files)
     log(subject, folder, files)
 
 
-def read_test_split(search: Search, winner: Trial, record_folder: Path) -> tuple[Path, Evaluation, Subject]:
+def read_test_split(
+    search: Search, winner: Trial, choice: dict[str, Any], record_folder: Path
+) -> tuple[Path, Evaluation, Subject]:
     """Check that data, prompt and base are those of the trial, then read the test split once."""
     from analysis import evaluation, reads, study_files
     from medqa import questions, record
@@ -103,6 +106,7 @@ def read_test_split(search: Search, winner: Trial, record_folder: Path) -> tuple
     subject = study_files.Subject(
         search=search,
         winner=winner,
+        choice=choice,
         identity=identity,
         validation=record.read_json(record_folder / record.VAL_RESULTS),
         test_reads=count,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import study_files as names
+from analysis.chosen import choice_lines, confirmation_table
 from analysis.plot_style import MODELS, percent, with_interval
 from analysis.plots import p_text
 
@@ -14,6 +15,14 @@ _PAIR_LABELS = {
     "fine_tuned_minus_zero_shot": "tuned minus zero-shot",
     "fine_tuned_minus_few_shot": "tuned minus 3-shot",
 }
+_CONFIRMED_LIMITS = (
+    "The drop is by how much the mean over new seeds is worse than the value in the search, which was picked for being "
+    "good. The intervals cover the choice of questions, not that of seeds: the standard deviation shows those."
+)
+_UNCONFIRMED_LIMITS = (
+    "Each trial was trained once: another seed can change the order, and the best of many leans high. "
+    "`tune/search.py --confirm 3` trains the best three again with new seeds."
+)
 
 
 def format_table(files: dict[str, Any]) -> str:
@@ -37,8 +46,8 @@ def _difference(files: dict[str, Any], pair: str) -> str:
 
 def write_report(folder: Path, files: dict[str, Any]) -> None:
     """Write report.md."""
-    sections = (_summary, _how_chosen, _models, _wordings, _behaviour, _limits)
-    text = "\n\n".join(section(files) for section in sections)
+    sections = (_summary, _how_chosen, _how_sure, _models, _wordings, _behaviour, _limits)
+    text = "\n\n".join(text for section in sections if (text := section(files)))
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
@@ -64,9 +73,11 @@ def _how_chosen(files: dict[str, Any]) -> str:
     evaluation = files[names.EVALUATION]
     identity = evaluation["identity"]
     settings = ", ".join(f"{name} {value}" for name, value in identity["config"].items())
+    choice = evaluation.get("choice", {})
+    repeats = "" if choice.get("confirmed", []) == [] else f", trial `{choice['trial']}` with a new seed"
     return (
         "## What was evaluated\n\n"
-        f"Trial `{evaluation['winner']['name']}` (MLflow run `{evaluation['winner']['run_id']}`): "
+        f"Trial `{evaluation['winner']['name']}` (MLflow run `{evaluation['winner']['run_id']}`){repeats}: "
         f"{evaluation['best_means']}. The search's metric is `{evaluation['metric']}`; on validation the trial has "
         f"{with_interval(evaluation['validation_accuracy'])} right (n = {evaluation['validation_accuracy']['n']:,}). "
         "That number is the best of several and so leans high; the one on the test split does not.\n\n"
@@ -75,6 +86,17 @@ def _how_chosen(files: dict[str, Any]) -> str:
         "every choice made after a look at it makes its numbers lean high.\n\n"
         "![all trials](all_configs_comparison.png)"
     )
+
+
+def _how_sure(files: dict[str, Any]) -> str:
+    choice = files[names.EVALUATION].get("choice")
+    if choice is None:  # an evaluation older than this section
+        return ""
+    lines = [f"- {line}" for line in choice_lines(choice)] or ["- There is no other trial to compare it with."]
+    table = confirmation_table(choice)
+    limits = _CONFIRMED_LIMITS if table else _UNCONFIRMED_LIMITS
+    parts = ("## How sure the choice is", f"`{choice['trial']}` on validation:", "\n".join(lines), table, limits)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _times(count: int) -> str:

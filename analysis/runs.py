@@ -2,13 +2,15 @@
 
 What the search writes there: experiment "medqa"; a parent run with the tags role=search and search=NAME; below it a
 run per trial with the tags role=trial, search, state (running, completed, stopped or failed) and seed_point (a preset's
-name, or ""), the trial's parameters, metrics by optimizer step, and the trial's files as artifacts.
+name, or ""), the trial's parameters, metrics by optimizer step, and the trial's files as artifacts. A training that
+repeats a trial with a new seed has role=confirmation, and confirms=the trial's name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +18,11 @@ from typing import Any
 
 from medqa.errors import RecordError
 from medqa.record import ADAPTER, CONFIG, VAL_RESULTS, read_json
+from medqa.selection import Choice, choose
 
 EXPERIMENT = "medqa"
 SETTINGS = "settings.json"
-BEST_MEANS = (
-    "the completed trial with the best validation value of the search's metric at its kept checkpoint; "
-    "ties go to the lower answer NLL, then to the earlier start; "
-    "trials that the search stopped early count only when none was completed"
-)
-"""What --best chooses."""
-_HIGHER_IS_BETTER = {"accuracy": True, "answer_nll": False}
+_METRICS = ("accuracy", "answer_nll")
 _START_A_SEARCH = "run one first: make search, or .venv/bin/python tune/search.py"
 _ALL = 50_000  # the largest page that MLflow's stores give
 
@@ -40,11 +37,13 @@ class Trial:
     """Preset's name; "" for a trial that the sampler chose."""
     state: str
     start_ms: int
-    best_accuracy: float | None
+    accuracy: float | None
     """Validation accuracy at the kept checkpoint; None before the first evaluation."""
-    best_answer_nll: float | None
+    answer_nll: float | None
     """Validation answer NLL at the kept checkpoint, in nats; None before the first evaluation."""
     parameters: dict[str, str]
+    confirms: str = ""
+    """Name of the trial that it repeats with a new seed; "" for a trial of the search itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +57,10 @@ class Search:
     metric: str
     """"accuracy" or "answer_nll"."""
     trials: tuple[Trial, ...]
+    confirm: int = 0
+    """Best trials that were to be trained again with new seeds."""
+    repeats: tuple[Trial, ...] = ()
+    """These trainings."""
 
 
 def find_search(results: Path, tracking_uri: str | None = None, name: str | None = None) -> Search:
@@ -82,26 +85,29 @@ def find_search(results: Path, tracking_uri: str | None = None, name: str | None
         parent = _choose_parent(parents, results, name)
         found = parent.data.tags["search"]
         children = _runs(client, experiment.experiment_id, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    trials = sorted(map(_trial, children), key=lambda trial: trial.start_ms)
+    metric, confirm = _settings(results / found)
     return Search(
         name=found,
         folder=results / found,
         tracking_uri=uri,
         run_id=parent.info.run_id,
-        metric=_metric(results / found),
-        trials=tuple(sorted(map(_trial, children), key=lambda trial: trial.start_ms)),
+        metric=metric,
+        trials=tuple(trial for trial in trials if not trial.confirms),
+        confirm=confirm,
+        repeats=tuple(trial for trial in trials if trial.confirms),
     )
 
 
-def choose_winner(search: Search) -> Trial:
-    """Return the best trial as BEST_MEANS says.
+def choose_winner(search: Search) -> Choice[Trial]:
+    """Return the best trial, as medqa/selection.py says.
 
     Raises:
         RecordError: when no trial has ended with a value.
     """
-    for state in ("completed", "stopped"):
-        candidates = [trial for trial in search.trials if trial.state == state and _value(search, trial) is not None]
-        if candidates:
-            return min(candidates, key=lambda trial: _rank(search, trial))
+    choice = choose(search.trials, search.repeats, search.metric, search.confirm)
+    if choice is not None:
+        return choice
     states = sorted({trial.state for trial in search.trials}) or ["none"]
     raise RecordError(
         f"search {search.name!r} has no completed trial with a value (trials: {', '.join(states)}): let it go on with "
@@ -125,6 +131,17 @@ def download_record(search: Search, trial: Trial, into: Path) -> Path:
         for name in needed:
             client.download_artifacts(trial.run_id, name, str(into))
     return into
+
+
+def read_validation(search: Search, trial: Trial) -> dict[str, Any] | None:
+    """Return the trial's val_results.json; None where its artifacts have none."""
+    with _mlflow_errors(search.tracking_uri), tempfile.TemporaryDirectory() as folder:
+        client = _client(search.tracking_uri)
+        if VAL_RESULTS not in {item.path for item in client.list_artifacts(trial.run_id)}:
+            return None
+        client.download_artifacts(trial.run_id, VAL_RESULTS, folder)
+        content: dict[str, Any] = read_json(Path(folder) / VAL_RESULTS)
+        return content
 
 
 def log_evaluation(search: Search, trial: Trial, folder: Path, metrics: dict[str, float], tags: dict[str, str]) -> None:
@@ -180,11 +197,13 @@ def _choose_parent(parents: list[Any], results: Path, name: str | None) -> Any:
     return max(here, key=lambda run: run.info.start_time)
 
 
-def _metric(folder: Path) -> str:
-    metric = read_json(folder / SETTINGS).get("metric")
-    if metric not in _HIGHER_IS_BETTER:
-        raise RecordError(f"{folder / SETTINGS}: metric is {metric!r}, must be {' or '.join(_HIGHER_IS_BETTER)}")
-    return str(metric)
+def _settings(folder: Path) -> tuple[str, int]:
+    """Return the search's metric, and how many of its trials were to be trained again."""
+    settings = read_json(folder / SETTINGS)
+    metric = settings.get("metric")
+    if metric not in _METRICS:
+        raise RecordError(f"{folder / SETTINGS}: metric is {metric!r}, must be {' or '.join(_METRICS)}")
+    return str(metric), int(settings.get("confirm", 0))
 
 
 def _trial(run: Any) -> Trial:
@@ -195,19 +214,8 @@ def _trial(run: Any) -> Trial:
         seed_point=tags.get("seed_point", ""),
         state=tags.get("state", "running"),
         start_ms=run.info.start_time,
-        best_accuracy=metrics.get("best_accuracy"),
-        best_answer_nll=metrics.get("best_answer_nll"),
+        accuracy=metrics.get("best_accuracy"),
+        answer_nll=metrics.get("best_answer_nll"),
         parameters=dict(run.data.params),
+        confirms=tags.get("confirms", ""),
     )
-
-
-def _value(search: Search, trial: Trial) -> float | None:
-    return trial.best_accuracy if search.metric == "accuracy" else trial.best_answer_nll
-
-
-def _rank(search: Search, trial: Trial) -> tuple[float, float, int]:
-    value = _value(search, trial)
-    if value is None:
-        raise RecordError(f"trial {trial.name!r} has no value")
-    nll = float("inf") if trial.best_answer_nll is None else trial.best_answer_nll
-    return (-value if _HIGHER_IS_BETTER[search.metric] else value, nll, trial.start_ms)

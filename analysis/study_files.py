@@ -16,7 +16,7 @@ import numpy as np
 from analysis.comparison import bootstrap_macro_f1, paired_difference
 from analysis.evaluation import EXEMPLAR_SEED, Evaluation
 from analysis.mistakes import KINDS, count_kinds
-from analysis.runs import BEST_MEANS, Search, Trial
+from analysis.runs import Search, Trial
 from medqa.errors import RecordError
 from medqa.metrics import CALIBRATION_BINS, CONFIDENCE_LEVEL, accuracy, extraction_failure_rate, study_results, wilson
 from medqa.prompt import TRAINING_WORDING
@@ -50,6 +50,9 @@ class Subject:
 
     search: Search
     winner: Trial
+    """The training whose adapter was evaluated."""
+    choice: dict[str, Any]
+    """What analysis/chosen.py says of its choice."""
     identity: TrialIdentity
     validation: dict[str, Any]
     """The winner's val_results.json."""
@@ -128,13 +131,13 @@ def _all_configs(subject: Subject) -> dict[str, Any]:
             "name": trial.name,
             "seed_point": trial.seed_point,
             "state": trial.state,
-            "winner": trial.run_id == subject.winner.run_id,
-            "accuracy_interval": dataclasses.asdict(wilson(round(trial.best_accuracy * n), n)),
-            "answer_nll": trial.best_answer_nll,
+            "winner": trial.name == subject.choice["trial"],
+            "accuracy_interval": dataclasses.asdict(wilson(round(trial.accuracy * n), n)),
+            "answer_nll": trial.answer_nll,
             "parameters": trial.parameters,
         }
         for trial in subject.search.trials
-        if trial.best_accuracy is not None
+        if trial.accuracy is not None
     ]
     return {"search": subject.search.name, "metric": subject.search.metric, "n": n, "trials": trials}
 
@@ -143,7 +146,8 @@ def _evaluation(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     return {
         "search": subject.search.name,
         "metric": subject.search.metric,
-        "best_means": BEST_MEANS,
+        "best_means": subject.choice["means"],
+        "choice": subject.choice,
         "winner": {"name": subject.winner.name, "run_id": subject.winner.run_id, "state": subject.winner.state},
         "validation_accuracy": subject.validation["accuracy_interval"],
         "identity": dataclasses.asdict(subject.identity),

@@ -9,6 +9,7 @@ from typing import Any
 
 from medqa import record
 from medqa.config import TrialConfig
+from medqa.selection import selection_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,7 @@ def decide(config: TrialConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     The best is the highest accuracy, equal accuracies parted by the lower answer NLL; or the lowest answer
     NLL, as `config.selection_metric` says. The earlier of equals stays.
     """
-    best = min(rows, key=lambda row: selection_key(config, row["accuracy"], row["answer_nll"]))
+    best = min(rows, key=lambda row: selection_key(config.selection_metric, row["accuracy"], row["answer_nll"]))
     since_best = sum(row["step"] > best["step"] for row in rows)
     completed = rows[-1]["step"] >= rows[-1]["total_steps"]
     early = not completed and since_best >= config.patience
@@ -67,11 +68,6 @@ def decide(config: TrialConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "finished": completed or early,
         "stop_reason": "completed" if completed else "early_stopped" if early else "",
     }
-
-
-def selection_key(config: TrialConfig, accuracy: float, answer_nll: float) -> tuple[float, float]:
-    """Return a key by which the better evaluation sorts first."""
-    return (-accuracy, answer_nll) if config.selection_metric == "accuracy" else (answer_nll, -accuracy)
 
 
 def evaluations(run_dir: Path) -> list[Evaluation]:

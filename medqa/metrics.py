@@ -92,6 +92,17 @@ def wilson(successes: int, n: int) -> Estimate:
     return Estimate(value=successes / n, low=float(interval.low), high=float(interval.high), n=n)
 
 
+def standard_error(rate: float, n: int) -> float:
+    """Return the standard error of a rate of n independent items, sqrt(p (1 - p) / n).
+
+    Raises:
+        DataError: when n is 0: there is no rate of nothing.
+    """
+    if n == 0:
+        raise DataError("no items to compute a rate of")
+    return math.sqrt(rate * (1 - rate) / n)
+
+
 def accuracy(predictions: Sequence[Prediction]) -> Estimate:
     """Return the share of right answers; DataError when there are none to count."""
     return wilson(sum(item.correct for item in predictions), len(predictions))

@@ -6,8 +6,9 @@ import math
 import random
 from pathlib import Path
 
+from analysis.chosen import describe_choice
 from analysis.evaluation import Evaluation
-from analysis.runs import Search, Trial
+from analysis.runs import Search, Trial, choose_winner
 from analysis.study_files import Subject
 from medqa.config import Task
 from medqa.metrics import study_results
@@ -87,17 +88,18 @@ def make_evaluation(count: int = 60, tuned: float = 0.75) -> Evaluation:
 
 
 def make_trial(
-    name: str, accuracy: float | None, *, state: str = "completed", start_ms: int = 0, nll: float = 1.0
+    name: str, accuracy: float | None, *, state: str = "completed", nll: float = 1.0, confirms: str = ""
 ) -> Trial:
     return Trial(
         run_id=f"run-{name}",
         name=name,
         seed_point=name if name in PRESETS else "",
         state=state,
-        start_ms=start_ms,
-        best_accuracy=accuracy,
-        best_answer_nll=None if accuracy is None else nll,
+        start_ms=0,
+        accuracy=accuracy,
+        answer_nll=None if accuracy is None else nll,
         parameters={"lora_rank": "16"},
+        confirms=confirms,
     )
 
 
@@ -110,9 +112,11 @@ def make_subject(folder: Path, validation_count: int = 100) -> Subject:
     explored = [make_trial(f"explored_{index}", 0.45 + 0.03 * index, state="stopped") for index in range(3)]
     winner = make_trial("explored_9", 0.7)
     questions = make_questions(validation_count)
+    search = make_search(folder, *presets, *explored, winner, make_trial("broken", None, state="failed"))
     return Subject(
-        search=make_search(folder, *presets, *explored, winner, make_trial("broken", None, state="failed")),
+        search=search,
         winner=winner,
+        choice=describe_choice(choose_winner(search), search.metric, lambda trial: None),
         identity=TrialIdentity(
             name="explored_9",
             config=PRESETS["config_1_baseline"],

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
+from analysis_fakes import make_predictions, make_questions
 
-from analysis.comparison import bootstrap_macro_f1, bootstrap_mean, mcnemar_p, paired_difference
+from analysis.comparison import bootstrap_macro_f1, bootstrap_mean, mcnemar_p, paired_difference, paired_margin
 from medqa.errors import DataError
 from medqa.metrics import macro_f1
 from medqa.scoring import Prediction
@@ -80,3 +81,20 @@ def test_macro_f1_interval_encloses_macro_f1_and_agrees_with_resampling_items() 
     slow = [macro_f1([items[i] for i in generator.integers(0, len(items), len(items))]) for _ in range(300)]
     assert ours.value == macro_f1(items)
     assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.03)
+
+
+def test_a_margin_of_means_over_seeds_is_paired_by_question() -> None:
+    questions = make_questions(200)
+    first = [make_predictions(questions, 0.7, seed) for seed in (1, 2, 3)]
+    second = [make_predictions(questions, 0.5, seed) for seed in (4, 5, 6)]
+    margin = paired_margin(first, second, "accuracy", np.random.default_rng(0))
+    rates = [np.mean([[item.correct for item in one] for one in side]) for side in (first, second)]
+    assert margin.value == pytest.approx(rates[0] - rates[1])
+    assert 0 < margin.low < margin.value < margin.high
+    alone = paired_margin(first[:1], second[:1], "accuracy", np.random.default_rng(0))
+    assert alone == paired_difference(first[0], second[0], np.random.default_rng(0)).difference
+    nats = paired_margin(first[:1], second[:1], "answer_nll", np.random.default_rng(0))
+    lost = [np.mean([item.gold_nll for item in side[0]]) for side in (first, second)]
+    assert nats.value == pytest.approx(lost[1] - lost[0])
+    with pytest.raises(DataError, match="same questions"):
+        paired_margin(first, [second[0][:-1]], "accuracy", np.random.default_rng(0))

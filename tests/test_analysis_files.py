@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analysis_fakes import make_evaluation, make_predictions, make_questions, make_subject
+from analysis_fakes import make_evaluation, make_predictions, make_questions, make_subject, make_trial
 
 from analysis import study_files
+from analysis.chosen import describe_choice, format_choice
 from analysis.mistakes import count_kinds, kind_of
 from analysis.plots import draw_all
 from analysis.reads import log_read, new_folder
 from analysis.report import format_table, write_report
+from analysis.runs import choose_winner
 from medqa.errors import RecordError
+from medqa.metrics import study_results
 from medqa.scoring import Prediction
 
 FIGURES = {
@@ -171,3 +174,39 @@ def test_a_search_with_a_single_trial_and_questions_of_one_letter_is_drawn(tmp_p
     alone = dataclasses.replace(subject, search=dataclasses.replace(subject.search, trials=(subject.winner,)))
     draw_all(tmp_path, study_files.build_files(make_evaluation(1), alone))
     assert {path.name for path in tmp_path.glob("*.png")} == FIGURES
+
+
+def test_the_report_shows_the_margins_with_paired_intervals(tmp_path: Path) -> None:
+    subject, questions = make_subject(tmp_path), make_questions(100)
+    answers = {
+        trial.name: study_results(make_predictions(questions, trial.accuracy or 0.0, seed), questions)
+        for seed, trial in enumerate(subject.search.trials)
+    }
+    choice = describe_choice(choose_winner(subject.search), "accuracy", lambda trial: answers[trial.name])
+    write_report(tmp_path, study_files.build_files(make_evaluation(), dataclasses.replace(subject, choice=choice)))
+    section = (tmp_path / "report.md").read_text().split("## How sure the choice is")[1].split("\n## ")[0]
+    assert "10.0 points better than the runner-up and the best preset, config_6_aggressive" in section
+    assert "paired 95 % interval" in section
+    assert "--confirm 3" in section
+
+
+def test_the_report_shows_what_new_seeds_confirmed(tmp_path: Path) -> None:
+    subject = make_subject(tmp_path)
+    seeds = [make_trial(f"explored_9_seed_{seed}", 0.6 + 0.01 * seed, confirms="explored_9") for seed in (1, 2, 3)]
+    search = dataclasses.replace(subject.search, confirm=1, repeats=tuple(seeds))
+    choice = describe_choice(choose_winner(search), "accuracy", lambda trial: None)
+    confirmed = dataclasses.replace(subject, search=search, choice=choice, winner=seeds[2])
+    built = study_files.build_files(make_evaluation(), confirmed)
+    write_report(tmp_path, built)
+    report = (tmp_path / "report.md").read_text()
+    assert "| explored_9 | 70.0 | 62.0 | 1.0 | 8.0 | 0 |" in report
+    assert "`explored_9_seed_3` (MLflow run `run-explored_9_seed_3`), trial `explored_9` with a new seed" in report
+    assert "no interval" in report
+    assert [row["name"] for row in built["all_configs.json"]["trials"] if row["winner"]] == ["explored_9"]
+    assert "evaluated with the adapter of explored_9_seed_3" in format_choice("x", choice)
+
+
+def test_the_report_of_an_evaluation_without_its_choice_is_written(files: dict[str, Any], tmp_path: Path) -> None:
+    older = {name: content for name, content in files["evaluation.json"].items() if name != "choice"}
+    write_report(tmp_path, {**files, "evaluation.json": older})
+    assert "How sure" not in (tmp_path / "report.md").read_text()

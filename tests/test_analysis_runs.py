@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analysis_fakes import make_search, make_trial
 from mlflow import MlflowClient
 
-from analysis.runs import choose_winner, download_record, find_search, log_evaluation
+from analysis.chosen import choice_lines, describe_choice
+from analysis.runs import choose_winner, download_record, find_search, log_evaluation, read_validation
 from medqa.errors import RecordError
+from medqa.selection import BEST_MEANS, CONFIRMED_MEANS
 
 
 class Store:
@@ -23,11 +24,11 @@ class Store:
         self.client = MlflowClient(tracking_uri=f"sqlite:///{results}/mlflow.db")
         self.experiment = self.client.create_experiment("medqa", artifact_location=(results / "artifacts").as_uri())
 
-    def add_search(self, name: str, metric: str = "accuracy", start_ms: int = 1) -> str:
+    def add_search(self, name: str, metric: str = "accuracy", start_ms: int = 1, confirm: int = 0) -> str:
         tags = {"role": "search", "search": name}
         run = self.client.create_run(self.experiment, start_time=start_ms, tags=tags, run_name=name)
         (self.results / name).mkdir()
-        (self.results / name / "settings.json").write_text(json.dumps({"metric": metric}))
+        (self.results / name / "settings.json").write_text(json.dumps({"metric": metric, "confirm": confirm}))
         return str(run.info.run_id)
 
     def add_trial(self, parent: str, name: str, state: str, values: list[tuple[float, float]], **tags: str) -> str:
@@ -57,13 +58,13 @@ def test_the_newest_search_is_found_with_its_trials(store: Store) -> None:
     search = find_search(store.results)
     assert (search.name, search.metric, search.folder) == ("x", "accuracy", store.results / "x")
     assert [trial.name for trial in search.trials] == ["middling", "best", "stopped_high", "broken"]
-    assert search.trials[1].best_accuracy == 0.6
-    assert search.trials[3].best_accuracy is None
+    assert search.trials[1].accuracy == 0.6
+    assert search.trials[3].accuracy is None
     assert search.trials[0].parameters == {"lora_rank": "16"}
 
 
 def test_the_best_completed_trial_wins_over_a_better_stopped_one(store: Store) -> None:
-    assert choose_winner(find_search(store.results)).name == "best"
+    assert choose_winner(find_search(store.results)).trial.name == "best"
 
 
 def test_a_search_can_be_named(store: Store) -> None:
@@ -100,12 +101,12 @@ def test_an_unknown_metric_in_the_settings_is_refused(store: Store) -> None:
 def test_lacking_artifacts_are_named(store: Store, tmp_path: Path) -> None:
     search = find_search(store.results, name="x")
     with pytest.raises(RecordError, match="'best' .* lacks adapter, config.json, val_results.json"):
-        download_record(search, choose_winner(search), tmp_path)
+        download_record(search, choose_winner(search).evaluated, tmp_path)
 
 
 def test_an_evaluation_is_logged_to_the_winners_run(store: Store, tmp_path: Path) -> None:
     search = find_search(store.results, name="x")
-    winner = choose_winner(search)
+    winner = choose_winner(search).evaluated
     folder = tmp_path / "final_eval_2"
     folder.mkdir()
     (folder / "report.md").write_text("hello")
@@ -118,22 +119,37 @@ def test_an_evaluation_is_logged_to_the_winners_run(store: Store, tmp_path: Path
     ]
 
 
-def test_ties_go_to_the_lower_nll_then_to_the_earlier_start(tmp_path: Path) -> None:
-    late, early = make_trial("late", 0.6, start_ms=9, nll=0.8), make_trial("early", 0.6, start_ms=1, nll=0.8)
-    worse = make_trial("worse", 0.6, start_ms=0, nll=0.9)
-    assert choose_winner(make_search(tmp_path, late, worse, early)).name == "early"
-    assert choose_winner(make_search(tmp_path, late, worse)).name == "late"
+def test_confirmations_are_kept_apart_and_the_best_mean_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    parent = store.add_search("x", confirm=2)
+    for name, value, again in (("lucky", 0.70, (0.60, 0.61, 0.62)), ("steady", 0.68, (0.66, 0.67, 0.65))):
+        store.add_trial(parent, name, "completed", [(value, 1.0)])
+        for seed, repeated in enumerate(again, 43):
+            store.add_trial(parent, f"{name}_seed_{seed}", "completed", [(repeated, 1.0)], confirms=name)
+    search = find_search(tmp_path)
+    assert [trial.name for trial in search.trials] == ["lucky", "steady"]
+    assert (len(search.repeats), search.confirm) == (6, 2)
+    choice = choose_winner(search)
+    assert (choice.trial.name, choice.evaluated.name) == ("steady", "steady_seed_44")
+    assert choice.means == CONFIRMED_MEANS
 
 
-def test_a_search_for_the_lowest_nll_takes_the_lowest(tmp_path: Path) -> None:
-    trials = make_trial("accurate", 0.7, nll=1.2), make_trial("likely", 0.6, nll=0.9)
-    assert choose_winner(make_search(tmp_path, *trials, metric="answer_nll")).name == "likely"
+def test_a_confirmation_under_way_leaves_the_choice_to_the_search_and_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    parent = store.add_search("x", confirm=1)
+    store.add_trial(parent, "best", "completed", [(0.7, 1.0)])
+    store.add_trial(parent, "best_seed_43", "completed", [(0.6, 1.0)], confirms="best")
+    store.add_trial(parent, "best_seed_44", "running", [(0.9, 1.0)], confirms="best")
+    choice = choose_winner(find_search(tmp_path))
+    assert (choice.evaluated.name, choice.means) == ("best", BEST_MEANS)
+    assert "1 of 3" in choice.note
+    assert choice.note[1:] in "\n".join(choice_lines(describe_choice(choice, "accuracy", lambda trial: None)))
 
 
-def test_stopped_trials_count_when_none_was_completed(tmp_path: Path) -> None:
-    trials = (
-        make_trial("a", 0.5, state="stopped"),
-        make_trial("b", 0.6, state="stopped"),
-        make_trial("c", 0.9, state="failed"),
-    )
-    assert choose_winner(make_search(tmp_path, *trials)).name == "b"
+def test_a_lost_validation_file_is_none_and_a_kept_one_is_read(store: Store, tmp_path: Path) -> None:
+    search = find_search(store.results, name="x")
+    middling, best = search.trials[:2]
+    (tmp_path / "val_results.json").write_text('{"n_total": 3}')
+    store.client.log_artifact(middling.run_id, str(tmp_path / "val_results.json"))
+    assert read_validation(search, middling) == {"n_total": 3}
+    assert read_validation(search, best) is None

@@ -47,7 +47,7 @@ def new_budget(folder: Path, watch: Watch, gpus: float = 1, **caps: float) -> Bu
     """A budget that has begun to count a run."""
     chosen = settings.resolve(Wishes(demo=True, max_trials=30, **caps), Task(), folder, None)
     budget = Budget(folder / "budget.json", chosen, watch)
-    budget.begin(gpus)
+    budget.begin(gpus, 1000)
     return budget
 
 

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medqa.config import TrialConfig
 from medqa.errors import ConfigError
 from medqa.record import read_json, write_json
 from tune.settings import SearchSettings
@@ -84,7 +85,7 @@ class Budget:
         """Trial name to what it used; the one evaluated last comes last."""
         self.refusal: Refusal | None = None
         """Why the trial that was asked for last cannot start; None when it can, or waits for a first speed."""
-        self._gpus = 0.0
+        self._gpus, self._questions = 0.0, 0
         self._under_way: set[str] = set()
         self._holding: set[str] = set()
         self._counted_to = self._saved = now()
@@ -120,7 +121,7 @@ class Budget:
         """The cap that is reached, None when there is something left of each."""
         return next((cap for cap in self.caps() if cap.used >= cap.limit), None)
 
-    def begin(self, gpus_per_trial: float) -> None:
+    def begin(self, gpus_per_trial: float, training_questions: int) -> None:
         """Begin to count a run.
 
         Raises:
@@ -132,7 +133,15 @@ class Budget:
                 f"{capped[0]} limits nothing here, because trials run without GPUs: "
                 f"use --max-hours instead ({capped[0]} inf lifts the cap)"
             )
-        self._gpus, self._counted_to = gpus_per_trial, self.now()
+        self._gpus, self._questions, self._counted_to = gpus_per_trial, training_questions, self.now()
+
+    def course(self, config: TrialConfig) -> float:
+        """Return the training examples of a trial's full course."""
+        return self._questions * config.num_train_epochs
+
+    def pays_for(self, name: str, config: TrialConfig) -> bool:
+        """Set aside what a new trial of this configuration is expected to use; return whether it may start."""
+        return self.reserve(name, self.course(config))
 
     def can_pay(self, course: float) -> bool:
         """Return whether a trial of `course` training examples may start, by the rule above."""

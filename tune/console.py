@@ -11,6 +11,7 @@ from pathlib import Path
 from medqa.config import DEMO, Task
 from medqa.presets import PRESETS
 from medqa.questions import QuestionSet
+from medqa.selection import NEW_SEEDS
 from tune.budget import Budget
 from tune.outcomes import TrialOutcome
 from tune.settings import SearchSettings
@@ -19,17 +20,17 @@ from tune.settings import SearchSettings
 class Console:
     """Prints one line at the end of each trial."""
 
-    def __init__(self, max_trials: int) -> None:
-        self.max_trials = max_trials
+    def __init__(self, max_trials: int, longest_name: int = 24) -> None:
+        self.max_trials, self.longest_name = max_trials, longest_name
 
     def trial_ended(self, outcome: TrialOutcome, ended: int) -> None:
         """Print how a trial ended and what it reached."""
         width = len(str(self.max_trials))
-        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome)}", flush=True)
+        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome, self.longest_name)}", flush=True)
 
 
-def _trial_line(row: TrialOutcome) -> str:
-    head = f"{row.name:<24} {row.state:<9}"
+def _trial_line(row: TrialOutcome, longest_name: int) -> str:
+    head = f"{row.name:<{longest_name}} {row.state:<9}"
     if row.state == "failed":
         return f"{head} {row.stop_reason}"
     tail = f"  ({row.stop_reason})" if row.stop_reason not in ("", row.state) else ""
@@ -67,6 +68,9 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
         )
     if settings.prune_seeds:
         lines.append("ASHA may stop seed points too (--prune-seeds).")
+    if settings.confirm:
+        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are"
+        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds each (--confirm).")
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from typing import Any
 from ray.tune import CheckpointConfig, ResumeConfig, SyncConfig, run
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
+from ray.tune.search import SearchGenerator
 
-from medqa.config import TrialConfig
 from medqa.questions import QuestionSet
 from tune.budget import Budget
 from tune.cluster import Share
@@ -43,6 +42,8 @@ class Search:
     settings: SearchSettings
     folder: Path
     outcomes: Outcomes
+    repeats: Outcomes
+    """What became of the trainings with new seeds."""
     budget: Budget
 
     @property
@@ -55,8 +56,13 @@ def open_search(settings: SearchSettings, folder: Path) -> Search:
     """Return the search in `folder` with what earlier runs of it have kept; no Optuna trial is left RUNNING there."""
     if (folder / FILE).exists():
         put_back(open_storage(folder / FILE))
-    budget = Budget(folder / "budget.json", settings)
-    return Search(settings=settings, folder=folder, outcomes=Outcomes(folder / "outcomes.json"), budget=budget)
+    return Search(
+        settings=settings,
+        folder=folder,
+        outcomes=Outcomes(folder / "outcomes.json"),
+        repeats=Outcomes(folder / "confirmation.json"),
+        budget=Budget(folder / "budget.json", settings),
+    )
 
 
 def run_search(search: Search, questions: QuestionSet, share: Share, trainable: Callable[..., None]) -> bool:
@@ -75,32 +81,70 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     Returns:
         Whether the search came to its end: all trials have ended, or nothing new is left to try.
     """
-    settings, folder, budget = search.settings, search.folder, search.budget
-    budget.begin(share.gpus)
-    course = functools.partial(_course, len(questions.train))
+    search.budget.begin(share.gpus, len(questions.train))
     sampler, halving = _judges(search, questions, share)
+    most = search.settings.max_trials
+    tracking = track(search)
+    events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(most), search.budget)
+    finished = False
+    try:
+        in_ray = run_trials(search, TRIALS, Proposals(sampler, most), events, share, trainable)
+        all_ended = in_ray == len(search.outcomes)
+        finished = search.is_finished or (all_ended and sampler.is_exhausted)
+    finally:
+        sampler.end(finished)
+        tracking.search_ended(finished)
+    if events.bugs.is_hopeless:
+        raise hopeless(events.bugs.signature, search.folder / TRIALS)
+    return finished
+
+
+def track(search: Search) -> Tracking:
+    """Open the search's run in MLflow."""
+    settings, folder = search.settings, search.folder
     # MLflow bounds a parameter's length; settings.json has the seed points whole
     params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
-    tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
-    console = Console(settings.max_trials)
-    events = SearchEvents(sampler, halving, search.outcomes, tracking, console, budget, course)
+    return Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
+
+
+def run_trials(
+    search: Search,
+    name: str,
+    proposals: SearchGenerator,
+    events: SearchEvents,
+    share: Share,
+    trainable: Callable[..., None],
+) -> int:
+    """Run trials, or go on with them; Ray must be connected, and the budget have begun.
+
+    Args:
+        search: Whose settings and budget hold.
+        name: Folder of Ray's state and of the trials, inside the search's folder.
+        proposals: The trials.
+        events: What is told of them, and what stops them.
+        share: What each trial gets of the cluster.
+        trainable: What Ray runs for a trial.
+
+    Returns:
+        The number of trials that Ray has, ended ones too.
+    """
+    settings, folder = search.settings, search.folder
     _prepare_process(share)
-    finished = False
     try:
         analysis = run(
             trainable,
-            name=TRIALS,
+            name=name,
             storage_path=str(folder),
             config={"task": dataclasses.asdict(settings.task)},
             num_samples=settings.max_trials,
-            search_alg=Proposals(sampler, settings.max_trials),
-            scheduler=halving,
+            search_alg=proposals,
+            scheduler=events.halving,
             callbacks=[JsonLoggerCallback(), events],
             resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
-            resume_config=ResumeConfig() if _has_state(folder) else None,
+            resume_config=ResumeConfig() if _has_state(folder / name) else None,
             reuse_actors=True,
             raise_on_failed_trial=False,
             max_failures=MOST_RETRIES,
@@ -109,15 +153,9 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
             sync_config=SyncConfig(sync_artifacts=True),
             verbose=0,
         )
-        all_ended = len(analysis.trials) == len(search.outcomes)
-        finished = search.is_finished or (all_ended and sampler.is_exhausted)
     finally:
-        budget.end()
-        sampler.end(finished)
-        tracking.search_ended(finished)
-    if events.bugs.is_hopeless:
-        raise hopeless(events.bugs.signature, folder / TRIALS)
-    return finished
+        search.budget.end()
+    return len(analysis.trials)
 
 
 def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
@@ -133,7 +171,7 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
         concurrent=share.concurrent,
         storage=open_storage(search.folder / FILE),
         study_name=settings.name,
-        reserve=lambda name, config: search.budget.reserve(name, _course(len(questions.train), config)),
+        reserve=search.budget.pays_for,
     )
     halving = PresetSparingHalving(
         metric=metric,
@@ -154,6 +192,8 @@ def _prepare_process(share: Share) -> None:
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
     # a preempted worker counts as any other that died, so that retries are counted and bounded
     os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
+    # Ray leaves its own behind, and would take that of the search's trials for the one to put back
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
@@ -164,14 +204,9 @@ def _most_epochs(settings: SearchSettings) -> float:
     return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
 
 
-def _course(questions: int, config: TrialConfig) -> float:
-    """Return the training examples of a trial's full course."""
-    return questions * config.num_train_epochs
-
-
 def _has_state(folder: Path) -> bool:
     """Whether Ray has saved a state to go on from."""
-    return any((folder / TRIALS).glob("experiment_state-*.json"))
+    return any(folder.glob("experiment_state-*.json"))
 
 
 def _trial_name(trial: Trial) -> str:

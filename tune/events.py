@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from medqa.config import TrialConfig
 from tune.budget import Budget
 from tune.checkpoints import tidy
 from tune.console import Console
@@ -20,6 +18,7 @@ from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, repor
 from tune.halving import PresetSparingHalving
 from tune.outcomes import Outcomes, State, TrialOutcome
 from tune.proposal import proposal_of
+from tune.repeats import FullLength, Repeats
 from tune.sampler import PresetsThenOptuna
 from tune.tracking import Tracking
 
@@ -29,17 +28,16 @@ class SearchEvents(Callback):
 
     def __init__(
         self,
-        sampler: PresetsThenOptuna,
-        halving: PresetSparingHalving,
+        sampler: PresetsThenOptuna | Repeats,
+        halving: PresetSparingHalving | FullLength,
         outcomes: Outcomes,
         tracking: Tracking,
         console: Console,
         budget: Budget,
-        course: Callable[[TrialConfig], float],
     ) -> None:
         self.sampler, self.halving, self.outcomes = sampler, halving, outcomes
         self.tracking, self.console = tracking, console
-        self.budget, self.course = budget, course
+        self.budget = budget
         self.bugs = BugWatch()
         self._failed: dict[str, _FailedTrial] = {}
         self._is_first_step = True
@@ -52,7 +50,7 @@ class SearchEvents(Callback):
             for trial in (trial for trial in trials if not trial.is_finished()):
                 tidy(trial)
                 proposal = proposal_of(trial.config)
-                self.budget.goes_on(proposal.name, self.course(proposal.config))
+                self.budget.goes_on(proposal.name, self.budget.course(proposal.config))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run, as Ctrl-C does, when a cap is reached or trials only fail: what runs can go on later."""
@@ -136,4 +134,5 @@ def outcome_of(trial: Trial, result: dict[str, Any], state: State, reason: str) 
         seconds=result.get("seconds", 0.0),
         # Ray's count of failures has the one that ended a failed trial too
         retries=trial.num_failures - (state == "failed"),
+        confirms=proposal.confirms,
     )

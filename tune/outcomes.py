@@ -9,10 +9,10 @@ from typing import Literal
 
 from medqa.config import TrialConfig
 from medqa.record import read_json, write_json
+from medqa.selection import Metric as Metric
 from tune.failures import FailureClass
 
 State = Literal["completed", "stopped", "failed"]
-Metric = Literal["accuracy", "answer_nll"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +44,8 @@ class TrialOutcome:
     """GPU-seconds for which it held its worker, over all its starts; 0.0 on CPUs."""
     cost: float | None = None
     """Their price; None where GPU-hours have none."""
+    confirms: str = ""
+    """Name of the trial whose configuration it repeats with a new seed; "" for a trial of the search itself."""
 
 
 class Outcomes:
@@ -70,20 +72,3 @@ class Outcomes:
         """Keep a trial's outcome, in place of an earlier one of the same trial."""
         self._rows[outcome.name] = outcome
         write_json(self.file, [dataclasses.asdict(row) for row in self._rows.values()])
-
-
-def best_of(rows: tuple[TrialOutcome, ...], metric: Metric) -> TrialOutcome | None:
-    """Return the winner among completed trials; None when no trial completed.
-
-    The highest accuracy wins, equal ones are parted by the lower NLL; or the lowest NLL, as `metric` says. The
-    earlier of equals stays.
-    """
-    scored = [row for row in rows if row.state == "completed" and row.accuracy is not None]
-    return min(scored, key=lambda row: ranking(row, metric), default=None)
-
-
-def ranking(row: TrialOutcome, metric: Metric) -> tuple[float, float]:
-    """Return a key that sorts better trials first; trials without a value come last."""
-    accuracy = -1.0 if row.accuracy is None else row.accuracy
-    answer_nll = float("inf") if row.answer_nll is None else row.answer_nll
-    return (answer_nll, -accuracy) if metric == "answer_nll" else (-accuracy, answer_nll)

@@ -19,6 +19,8 @@ class Proposal:
     seed_point: str
     """The seed point's name; "" for a configuration that the sampler proposed."""
     config: TrialConfig
+    confirms: str = ""
+    """Name of the trial whose configuration it repeats with a new seed; "" for a trial of the search itself."""
 
     def to_ray(self) -> dict[str, Any]:
         """Return the proposal as part of a Ray trial's configuration."""
@@ -28,7 +30,10 @@ class Proposal:
 def proposal_of(ray_config: Mapping[str, Any]) -> Proposal:
     """Read the proposal from a Ray trial's configuration."""
     return Proposal(
-        name=ray_config["name"], seed_point=ray_config["seed_point"], config=TrialConfig(**ray_config["config"])
+        name=ray_config["name"],
+        seed_point=ray_config["seed_point"],
+        config=TrialConfig(**ray_config["config"]),
+        confirms=ray_config.get("confirms", ""),
     )
 
 

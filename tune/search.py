@@ -87,12 +87,15 @@ def search(arguments: argparse.Namespace) -> int:
     job, finished = run(settings, folder, questions)
 
     from tune.summary import summary
+    from tune.verdict import verdict
 
-    print(summary(job.outcomes.rows(), settings.metric, len(questions.validation)))
-    print("", console.used(job.budget, job.outcomes.rows()), sep="\n")
-    why = console.why_ended(job.budget, len(job.outcomes))
+    rows, repeats, asked = job.outcomes.rows(), job.repeats.rows(), len(questions.validation)
+    print(summary(rows, settings.metric, asked))
+    print(verdict(rows, repeats, settings.metric, settings.confirm, asked))
+    print("", console.used(job.budget, (*rows, *repeats)), sep="\n")
+    why = console.why_ended(job.budget, len(rows))
     print(console.next_steps(settings, folder, finished, why))
-    return 0 if any(row.state == "completed" for row in job.outcomes.rows()) else 1
+    return 0 if any(row.state == "completed" for row in rows) else 1
 
 
 def read_wishes(arguments: argparse.Namespace) -> Wishes:
@@ -144,12 +147,13 @@ def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, Quest
 
 
 def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple[Search, bool]:
-    """Run the trials that are left; return the search, and whether it came to its end."""
+    """Run what is left of the search and of its confirmation; return the search, and whether it came to its end."""
+    from tune.confirmation import left_to_confirm, run_confirmation
     from tune.driver import open_search, run_search
 
     job = open_search(settings, folder)
-    if job.is_finished:
-        print("The search is finished: nothing is run. A larger --max-trials would go on with it.")
+    if job.is_finished and not left_to_confirm(job):
+        print("The search is finished: nothing is run. A larger --max-trials or --confirm would go on with it.")
         return job, True
     if job.budget.used_up:
         print("The budget of this search is used up: nothing is run.")
@@ -160,7 +164,11 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple
     share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
     given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
     print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
-    return job, run_search(job, questions, share, run_trial)
+    if not job.is_finished and not run_search(job, questions, share, run_trial):
+        return job, False
+    if left := left_to_confirm(job):
+        print(f"Training the best configurations again with new seeds: {len(left)} trainings", flush=True)
+    return job, run_confirmation(job, questions, share, run_trial)
 
 
 if __name__ == "__main__":

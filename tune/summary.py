@@ -1,4 +1,4 @@
-"""The result of a search as text: the best trial, the presets and other seed points, what the sampler explored."""
+"""The trials of a search as text: the presets and other seed points, what the sampler explored."""
 
 from __future__ import annotations
 
@@ -7,32 +7,29 @@ from collections.abc import Sequence
 from medqa.config import TrialConfig
 from medqa.metrics import wilson
 from medqa.presets import PRESETS
-from tune.outcomes import Metric, TrialOutcome, best_of, ranking
+from medqa.selection import selection_key
+from tune.outcomes import Metric, TrialOutcome
 
 
 def summary(rows: Sequence[TrialOutcome], metric: Metric, questions: int) -> str:
-    """Return the best trial, the tables of presets and own seed points, and the explored trials as text.
+    """Return the tables of presets and own seed points, and of the explored trials, as text.
 
     Args:
         rows: Trials that have ended.
-        metric: By which the best is chosen.
+        metric: By which the best stands first.
         questions: Number of validation questions, for the intervals.
     """
-    lines = [""]
-    best = best_of(tuple(rows), metric)
-    if best is None:
-        lines.append("No trial has completed.")
-    else:
-        lines.append(f"Best trial: {best.name}, validation {_score(best, questions)}")
-        lines.append(f"  {describe(best.config)}")
     presets = {row.seed_point: row for row in rows if row.seed_point in PRESETS}
-    lines += ["", "Presets", _header()]
+    lines = ["", "Presets", _header()]
     lines += [_table_row(presets[name], questions) for name in PRESETS if name in presets]
     own_seeds = [row for row in rows if row.seed_point and row.seed_point not in PRESETS]
     if own_seeds:
         lines += ["", "Seed points of your own", _header()]
         lines += [_table_row(row, questions) for row in own_seeds]
-    explored = sorted((row for row in rows if not row.seed_point), key=lambda row: ranking(row, metric))
+    explored = sorted(
+        (row for row in rows if not row.seed_point),
+        key=lambda row: selection_key(metric, row.accuracy, row.answer_nll),
+    )
     if explored:
         lines += ["", "Explored by the sampler, best first", _header()]
         lines += [_table_row(row, questions) for row in explored]
@@ -55,10 +52,6 @@ def describe(config: TrialConfig) -> str:
     )
 
 
-def _score(row: TrialOutcome, questions: int) -> str:
-    return f"accuracy {_with_interval(row, questions)}, answer NLL {row.answer_nll:.3f}"
-
-
 def _header() -> str:
     return f"  {'trial':<24} {'accuracy, 95 % interval':<24} {'NLL':>6} {'steps':>6} {'minutes':>8}  state"
 
@@ -67,12 +60,13 @@ def _table_row(row: TrialOutcome, questions: int) -> str:
     answer_nll = "-" if row.answer_nll is None else f"{row.answer_nll:.3f}"
     state = row.state if row.stop_reason in ("", row.state) else f"{row.state}: {row.stop_reason}"
     return (
-        f"  {row.name:<24} {_with_interval(row, questions):<24} {answer_nll:>6} {row.steps:>6} "
+        f"  {row.name:<24} {with_interval(row, questions):<24} {answer_nll:>6} {row.steps:>6} "
         f"{row.seconds / 60:>8.1f}  {state}"
     )
 
 
-def _with_interval(row: TrialOutcome, questions: int) -> str:
+def with_interval(row: TrialOutcome, questions: int) -> str:
+    """Return a trial's accuracy as "57.4 % (54.7 to 60.1)"; "-" where it has none."""
     if row.accuracy is None:
         return "-"
     estimate = wilson(round(row.accuracy * questions), questions)

@@ -71,6 +71,8 @@ class Tracking:
             return
         tags = {"role": "trial", "search": self.search, "state": "running", "seed_point": proposal.seed_point}
         tags |= {"stop_reason": "", "mlflow.parentRunId": self._run_ids[_SEARCH]}
+        if proposal.confirms:
+            tags |= {"role": "confirmation", "confirms": proposal.confirms}
         params = {**dataclasses.asdict(proposal.config), "model": self.task.model, "data": self.task.data}
         self._create(key, proposal.name, tags, params)
 
@@ -118,15 +120,17 @@ class Tracking:
         """Close the search's run.
 
         A search that was interrupted is KILLED, with its unfinished trials, until it goes on. A run still open when
-        the search is finished belongs to a trial that a kill made Ray forget in its first second: it is deleted.
+        the search is finished belongs to a trial that a kill made Ray forget in its first second: it is deleted,
+        unless it belongs to a confirmation, which runs the same trainings until all have ended.
         """
         for key, run_id in self._run_ids.items():
-            if self._client.get_run(run_id).info.status != "RUNNING":
+            run = self._client.get_run(run_id)
+            if run.info.status != "RUNNING":
                 continue
-            if finished and key != _SEARCH:
+            if finished and run.data.tags["role"] == "trial":
                 self._client.delete_run(run_id)
             else:
-                self._client.set_terminated(run_id, "FINISHED" if finished else "KILLED")
+                self._client.set_terminated(run_id, "FINISHED" if finished and key == _SEARCH else "KILLED")
 
     def _get_experiment(self, tracking_uri: str, results: Path) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)

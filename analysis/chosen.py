@@ -1,0 +1,123 @@
+"""How sure the choice of the best trial is: paired margins on validation, and what new seeds confirmed."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.comparison import paired_margin
+from analysis.runs import Trial
+from medqa.record import predictions_from_rows
+from medqa.scoring import Prediction
+from medqa.selection import NEW_SEEDS, Choice, Margin
+
+_BOOTSTRAP_SEED = 0
+_WIDTH = 118
+Reader = Callable[[Trial], dict[str, Any] | None]
+"""A trial to its val_results.json; None where it is lost."""
+
+
+def describe_choice(choice: Choice[Trial], metric: str, read: Reader) -> dict[str, Any]:
+    """Return what evaluation.json says of the choice; every value is in the metric's own unit."""
+    return {
+        "metric": metric,
+        "trial": choice.trial.name,
+        "evaluated": choice.evaluated.name,
+        "means": choice.means,
+        "note": choice.note,
+        "margins": [_margin(margin, metric, read) for margin in choice.margins],
+        "confirmed": [
+            {
+                "name": one.trial.name,
+                "search": one.trial.accuracy if metric == "accuracy" else one.trial.answer_nll,
+                "mean": one.mean,
+                "deviation": one.deviation,
+                "drop": one.drop,
+                "failed": one.failed,
+            }
+            for one in choice.confirmed
+        ],
+    }
+
+
+def _margin(margin: Margin[Trial], metric: str, read: Reader) -> dict[str, Any]:
+    sides = [_predictions(runs, read) for runs in (margin.runs, margin.other_runs)]
+    interval = None
+    if all(sides):
+        generator = np.random.default_rng(_BOOTSTRAP_SEED)
+        interval = dataclasses.asdict(paired_margin(sides[0], sides[1], metric, generator))
+    return {
+        "over": margin.over,
+        "name": margin.other.name,
+        "value": margin.value,
+        "interval": interval,
+        "over_new_seeds": bool(margin.runs[0].confirms),
+    }
+
+
+def _predictions(runs: Sequence[Trial], read: Reader) -> list[tuple[Prediction, ...]]:
+    """Return the predictions of each training; none at all where those of one are lost."""
+    found = [read(run) for run in runs]
+    known = [results for results in found if results is not None]
+    return [predictions_from_rows(results["predictions"]) for results in known] if len(known) == len(found) else []
+
+
+def format_choice(search: str, chosen: dict[str, Any]) -> str:
+    """Return what was chosen, what that means and how sure it is, as lines of text."""
+    adapter = "" if chosen["evaluated"] == chosen["trial"] else f", evaluated with the adapter of {chosen['evaluated']}"
+    table = confirmation_table(chosen)
+    return "\n".join(
+        [
+            f"search {search!r}: the best trial is {chosen['trial']}{adapter}",
+            *(f"  {line}" for line in choice_lines(chosen)),
+            *textwrap.wrap(f"--best means {chosen['means']}", _WIDTH, initial_indent="  ", subsequent_indent="  "),
+            *(["", table, ""] if table else [""]),
+        ]
+    )
+
+
+def choice_lines(chosen: dict[str, Any]) -> list[str]:
+    """Return the margins, and why a confirmation did not choose, one line each."""
+    lines = [_margin_line(margin, chosen["metric"]) for margin in chosen["margins"]]
+    if chosen["note"]:
+        lines.append(f"{chosen['note'][0].upper()}{chosen['note'][1:]}: this is the search's own choice.")
+    return lines
+
+
+def _margin_line(margin: dict[str, Any], metric: str) -> str:
+    scale, unit, digits = (100, "points", 1) if metric == "accuracy" else (1, "nats", 3)
+    better = "better" if margin["value"] >= 0 else "worse"
+    basis = "means over new seeds" if margin["over_new_seeds"] else "one training each, in the search"
+    text = f"{abs(scale * margin['value']):.{digits}f} {unit} {better} than {margin['over']}, {margin['name']} ({basis}"
+    interval = margin["interval"]
+    if interval is None:
+        return f"{text}; no interval: validation answers are not kept)"
+    low, high = (scale * interval[end] for end in ("low", "high"))
+    chance = ", which includes 0" if low <= 0 <= high else ""
+    return f"{text}; paired 95 % interval {low:+.{digits}f} to {high:+.{digits}f}{chance})"
+
+
+def confirmation_table(chosen: dict[str, Any]) -> str:
+    """Return the confirmed configurations as a table in Markdown; "" where there are none."""
+    if not chosen["confirmed"]:
+        return ""
+    shown = "accuracy, %" if chosen["metric"] == "accuracy" else "answer NLL, nats"
+    head = f"| trial | in the search | mean of {NEW_SEEDS} new seeds | standard deviation | drop | failed |"
+    rows = [
+        f"| {one['name']} | {' | '.join(_number(one[key], chosen['metric']) for key in _COLUMNS)} | {one['failed']} |"
+        for one in chosen["confirmed"]
+    ]
+    return "\n".join([f"Validation {shown}:", "", head, "|---|---|---|---|---|---|", *rows])
+
+
+_COLUMNS = ("search", "mean", "deviation", "drop")
+
+
+def _number(value: float | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"

@@ -1,0 +1,60 @@
+"""The second stage of a search: its best configurations are trained again with new seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from medqa.questions import QuestionSet
+from tune.cluster import Share
+from tune.console import Console
+from tune.driver import Search, run_trials, track
+from tune.events import SearchEvents
+from tune.failures import hopeless
+from tune.proposal import Proposal
+from tune.repeats import FullLength, RepeatProposals, Repeats, repeats_of
+
+CONFIRMATION = "confirmation"
+"""Folder of Ray's state and of each training's newest checkpoint, inside the search's folder."""
+
+
+def left_to_confirm(search: Search) -> list[Proposal]:
+    """Return the trainings with new seeds that have not ended; they follow from the search's own outcomes alone."""
+    settings = search.settings
+    ended = {row.name for row in search.repeats.rows()}
+    wanted = repeats_of(search.outcomes.rows(), settings.metric, settings.confirm, settings.seed)
+    return [proposal for proposal in wanted if proposal.name not in ended]
+
+
+def run_confirmation(search: Search, questions: QuestionSet, share: Share, trainable: Callable[..., None]) -> bool:
+    """Run the trainings with new seeds that are left; the search's own trials must have ended.
+
+    They share the search's budget, its run in MLflow and all care for failures and kills. None is stopped early.
+
+    Args:
+        search: Its `repeats` and budget are kept up to date.
+        questions: What they train on.
+        share: What each trial gets of the cluster.
+        trainable: What Ray runs for a trial.
+
+    Raises:
+        HopelessError: when trainings in a row ended with the same bug.
+
+    Returns:
+        Whether all have ended.
+    """
+    left = left_to_confirm(search)
+    if not left or search.budget.used_up:
+        return not left
+    search.budget.begin(share.gpus, len(questions.train))
+    searcher, tracking = Repeats(left, share.concurrent, search.budget.pays_for), track(search)
+    console = Console(len(search.repeats) + len(left), max(len(proposal.name) for proposal in left))
+    events = SearchEvents(searcher, FullLength(), search.repeats, tracking, console, search.budget)
+    finished = False
+    try:
+        run_trials(search, CONFIRMATION, RepeatProposals(searcher), events, share, trainable)
+        finished = not left_to_confirm(search)
+    finally:
+        tracking.search_ended(finished)
+    if events.bugs.is_hopeless:
+        raise hopeless(events.bugs.signature, search.folder / CONFIRMATION)
+    return finished
