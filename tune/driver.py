@@ -21,12 +21,14 @@ from tune.console import Console
 from tune.events import SearchEvents
 from tune.failures import MOST_RETRIES, hopeless
 from tune.halving import PresetSparingHalving
+from tune.keeper import Keeper
 from tune.outcomes import Outcomes
+from tune.run_folder import remove_dead
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.settings import SearchSettings
 from tune.space import TABLE
 from tune.study import FILE, open_storage, put_back
-from tune.tracking import Tracking
+from tune.tracking import Tracking, is_settled
 
 TRIALS = "trials"
 """Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
@@ -74,10 +76,9 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     """
     settings, folder = search.settings, search.folder
     sampler, halving = _judges(search, questions, share)
-    # MLflow bounds a parameter's length; settings.json has the seed points whole
-    params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
-    tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
-    events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(settings.max_trials), search.clock)
+    tracking = _open_tracking(search)
+    keeper = Keeper(search.outcomes, tracking, folder / TRIALS, settings.metric, settings.keep_adapters)
+    events = SearchEvents(sampler, halving, keeper, tracking, Console(settings.max_trials), search.clock)
     _prepare_process(share)
     search.clock.start()
     finished = False
@@ -86,7 +87,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
             trainable,
             name=TRIALS,
             storage_path=str(folder),
-            config={"task": dataclasses.asdict(settings.task)},
+            config={"task": dataclasses.asdict(settings.task), "search": str(folder)},
             num_samples=settings.max_trials,
             search_alg=Proposals(sampler, settings.max_trials),
             scheduler=halving,
@@ -110,9 +111,29 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
         search.clock.save()
         sampler.end(finished)
         tracking.search_ended(finished)
+        keeper.tidy()
+        remove_dead(str(folder))
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, folder / TRIALS)
     return finished
+
+
+def settle_search(search: Search) -> None:
+    """Send MLflow what an earlier run of a finished search could not, and remove what waited for that."""
+    if is_settled(search.folder):
+        return
+    settings = search.settings
+    tracking = _open_tracking(search)
+    keeper = Keeper(search.outcomes, tracking, search.folder / TRIALS, settings.metric, settings.keep_adapters)
+    tracking.search_ended(finished=True)
+    keeper.tidy()
+
+
+def _open_tracking(search: Search) -> Tracking:
+    settings, folder = search.settings, search.folder
+    # MLflow bounds a parameter's length; settings.json has the seed points whole
+    params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
+    return Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
 
 
 def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:

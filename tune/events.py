@@ -16,7 +16,8 @@ from tune.checkpoints import tidy
 from tune.console import Console
 from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, reported_failure, unreported_failure
 from tune.halving import PresetSparingHalving
-from tune.outcomes import Outcomes, State, TrialOutcome
+from tune.keeper import Keeper
+from tune.outcomes import State, TrialOutcome
 from tune.proposal import proposal_of
 from tune.sampler import PresetsThenOptuna
 from tune.tracking import Tracking
@@ -29,12 +30,12 @@ class SearchEvents(Callback):
         self,
         sampler: PresetsThenOptuna,
         halving: PresetSparingHalving,
-        outcomes: Outcomes,
+        keeper: Keeper,
         tracking: Tracking,
         console: Console,
         clock: Clock,
     ) -> None:
-        self.sampler, self.halving, self.outcomes = sampler, halving, outcomes
+        self.sampler, self.halving, self.keeper = sampler, halving, keeper
         self.tracking, self.console, self.clock = tracking, console, clock
         self.bugs = BugWatch()
         self._failed: dict[str, _FailedTrial] = {}
@@ -51,6 +52,7 @@ class SearchEvents(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run, as Ctrl-C does, when the hours are used up or trials only fail: what runs can go on later."""
         self.clock.tick()
+        self.keeper.look()
         if self.clock.is_over or self.bugs.is_hopeless:
             signal.raise_signal(signal.SIGINT)
 
@@ -92,10 +94,9 @@ class SearchEvents(Callback):
         self._end(trial, dataclasses.replace(outcome, failure=failed.failure.kind), failed.failure)
 
     def _end(self, trial: Trial, outcome: TrialOutcome, failure: Failure | None = None) -> None:
-        self.outcomes.add(outcome)
         run_dir = Path(trial.checkpoint.path) if trial.checkpoint else None
-        self.tracking.trial_ended(outcome, run_dir)
-        self.console.trial_ended(outcome, len(self.outcomes))
+        self.keeper.trial_ended(outcome, run_dir)
+        self.console.trial_ended(outcome, len(self.keeper.outcomes))
         self.bugs.trial_ended(failure)
 
 

@@ -78,6 +78,13 @@ def best_of(rows: tuple[TrialOutcome, ...], metric: Metric) -> TrialOutcome | No
     return min(scored, key=lambda row: ranking(row, metric), default=None)
 
 
+def best_names(rows: tuple[TrialOutcome, ...], metric: Metric, count: int) -> frozenset[str]:
+    """Return the best trials that have not failed: completed ones before stopped ones, the earlier of equals first."""
+    scored = [row for row in rows if row.state != "failed" and row.accuracy is not None]
+    best_first = sorted(scored, key=lambda row: (row.state != "completed", *ranking(row, metric)))
+    return frozenset(row.name for row in best_first[:count])
+
+
 def ranking(row: TrialOutcome, metric: Metric) -> tuple[float, float]:
     """Return a key that sorts better trials first; trials without a value come last."""
     accuracy = -1.0 if row.accuracy is None else row.accuracy
