@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -17,6 +18,7 @@ Record = dict[str, Any]
 """What can be written as JSON; "number" is the outbox's own key and grows from record to record."""
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
+_LONGEST_REASON = 200
 _NEWS_SECONDS = 10.0
 """How long one waits without a word."""
 
@@ -118,8 +120,10 @@ class Outbox:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+    """Return what an error says, in one line; of a long chain around an error of the system, that error."""
+    system_error = re.search(r"\[Errno \d+\] ([\w ]+)", str(error))
+    text = system_error[1] if system_error else (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text[:_LONGEST_REASON]
 
 
 def _read(file: Path) -> list[Record]:
