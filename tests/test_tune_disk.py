@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -138,6 +139,8 @@ def test_a_trial_has_ended_when_ray_s_newest_saved_state_says_so(tmp_path: Path)
         content = {"trial_data": [[trial, ""] for trial in trials]}
         (tmp_path / f"experiment_state-{number}.json").write_text(json.dumps(content))
         assert ended_trials(tmp_path) == ({"c"} if status == "RUNNING" else {"a", "c"})
+    (tmp_path / "experiment_state-3.json").write_text("{half writ")
+    assert ended_trials(tmp_path) == set()
 
 
 def test_only_folders_whose_process_is_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +190,10 @@ def test_thirty_trials_stay_within_the_bound_and_leave_five_adapters(tmp_path: P
     results, temporary = tmp_path / "results", tmp_path / "temporary"
     temporary.mkdir()
     environment = {**os.environ, "TOY_BYTES": str(size), "TOY_KEEP_ADAPTERS": "5", "TMPDIR": str(temporary)}
+    environment["RAY_TMPDIR"] = tempfile.gettempdir()  # Ray's sockets bear no long path
     command = [sys.executable, str(TOY), str(results), "30", "0.02"]
     search = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    samples = []
+    samples = [0]
     while search.poll() is None:
         samples.append(used(results, *temporary.glob("medqa-*")))
         time.sleep(0.1)

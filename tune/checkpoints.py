@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ray.tune.experiment import Trial
 
+from medqa.errors import RecordError
 from medqa.record import ADAPTER, STATE, read_json
 
 
@@ -58,5 +59,8 @@ def ended_trials(trials: Path) -> set[str]:
     newest = max(trials.glob("experiment_state-*.json"), default=None)
     if newest is None:
         return set()
-    saved = [json.loads(trial) for trial, _ in read_json(newest)["trial_data"]]
+    try:
+        saved = [json.loads(trial) for trial, _ in read_json(newest)["trial_data"]]
+    except RecordError:  # Ray is writing it just now
+        return set()
     return {trial["config"]["name"] for trial in saved if trial["status"] in (Trial.TERMINATED, Trial.ERROR)}
