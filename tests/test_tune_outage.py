@@ -327,3 +327,14 @@ def wait_for_trials(rows: Path, count: int) -> int:
             return ended
         time.sleep(0.1)
     raise TimeoutError(f"{count} trials have not ended")
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_answer_at_the_start_ends_in_one_line(results: Path) -> None:
+    command = [sys.executable, str(TOY.parent.parent / "tune" / "search.py"), "--demo", "--results", str(results)]
+    command += ["--tracking-uri", "http://127.0.0.1:1"]
+    search = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert search.returncode == 2
+    (line,) = search.stderr.splitlines()
+    assert line.startswith("error: MLflow at http://127.0.0.1:1 does not answer (Connection refused): start it or")
+    assert line.endswith("nothing is lost, and the same command goes on")
