@@ -85,6 +85,12 @@ def test_a_disk_too_small_for_the_bound_is_warned_of_and_one_too_small_to_begin_
         require_room(search, tmp_path)
 
 
+def test_a_model_that_does_not_say_its_shape_is_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    said = disk.report(settings(tmp_path), tmp_path / "config.json", 2, 400, tmp_path)
+    assert said == "Disk: what is needed cannot be told, because the model's config.json has no 'hidden_size'."
+
+
 def row(name: str, state: State, accuracy: float | None) -> TrialOutcome:
     return TrialOutcome(
         name=name,

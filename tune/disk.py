@@ -128,6 +128,15 @@ def _tokenizer_bytes(folder: Path) -> int:
     return 2 * sum(file.stat().st_size for file in files) + (1 << 18) if files else _TOKENIZER_BYTES
 
 
+def report(settings: SearchSettings, model_config: Path, under_way: int, questions: int, folder: Path) -> str:
+    """Return what a person should know of the disk at the start; arguments and errors as of the two it calls."""
+    try:
+        most = bound(settings, model_config, under_way, questions)
+    except KeyError as error:
+        return f"Disk: what is needed cannot be told, because the model's config.json has no {error}."
+    return require_room(most, folder)
+
+
 def require_room(disk: DiskBound, folder: Path) -> str:
     """Return what a person should know of the disk at the start.
 

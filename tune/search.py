@@ -143,7 +143,7 @@ def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, Quest
 
 def run(settings: SearchSettings, folder: Path, questions: QuestionSet, model_config: Path) -> tuple[Search, bool]:
     """Run the trials that are left; return the search, and whether it came to its end."""
-    from tune.disk import bound, require_room
+    from tune.disk import report
     from tune.driver import open_search, run_search, settle_search
     from tune.sender import require_store
 
@@ -162,8 +162,7 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet, model_co
     share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
     given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
     print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
-    disk = bound(settings, model_config, share.concurrent, len(questions.validation))
-    print(require_room(disk, folder), flush=True)
+    print(report(settings, model_config, share.concurrent, len(questions.validation), folder), flush=True)
     return job, run_search(job, questions, share, run_trial)
 
 
