@@ -156,19 +156,20 @@ def _keep_gradients_on_cpu(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def check_model(task: Task) -> None:
-    """Check cheaply, without loading weights, that the model of `task` can be had.
+def check_model(task: Task) -> Path:
+    """Check cheaply, without loading weights, that the model of `task` can be had; return its config.json.
 
     Raises:
         ModelError: when the folder has no config, no safetensors weights or no tokenizer, or the Hub says no.
     """
     if task.model == DEMO or _is_local(task.model):
-        _check_folder(_local_folder(task.model))
-        return
+        folder = _local_folder(task.model)
+        _check_folder(folder)
+        return folder / "config.json"
     from huggingface_hub import hf_hub_download
 
     with _hub_errors(task.model):
-        hf_hub_download(task.model, "config.json", revision=task.model_revision)
+        return Path(hf_hub_download(task.model, "config.json", revision=task.model_revision))
 
 
 def resolve_model(task: Task) -> Path:

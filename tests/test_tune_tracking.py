@@ -53,6 +53,14 @@ def outcome(state: State, reason: str = "") -> TrialOutcome:
     )
 
 
+def sent(tracking: Tracking) -> None:
+    """Wait until MLflow has everything, and end the thread."""
+    tracking.outbox.wait(60, lambda: None)
+    assert len(tracking.outbox) == 0, tracking.outbox.problem
+    assert tracking.outbox.refusals == []
+    tracking.outbox.close()
+
+
 def runs(results: Path) -> dict[str, Run]:
     client = MlflowClient(uri(results))
     experiment = client.get_experiment_by_name("medqa")
@@ -116,6 +124,7 @@ def test_artifacts_lie_in_the_results_folder_and_nowhere_else(results: Path, mon
     tracking = new_tracking(results)
     tracking.trial_started(PRESET)
     tracking.trial_ended(outcome("completed"), new_record(results / "record"))
+    sent(tracking)
     assert runs(results)["config_1_baseline"].info.artifact_uri.startswith((results / "artifacts").as_uri())
     assert not list(elsewhere.iterdir())
 
@@ -125,6 +134,7 @@ def test_a_run_ends_with_the_status_of_its_trial(results: Path, state: State, st
     tracking = new_tracking(results)
     tracking.trial_started(PRESET)
     tracking.trial_ended(outcome(state, "why"), None)
+    sent(tracking)
     child = runs(results)["config_1_baseline"]
     assert (child.info.status, child.data.tags["state"], child.data.tags["stop_reason"]) == (status, state, "why")
 
@@ -138,6 +148,7 @@ def test_a_search_that_goes_on_writes_to_the_same_runs_and_repeats_no_step(resul
     assert {run.info.status for run in runs(results).values()} == {"KILLED"}
     after = new_tracking(results)
     after.trial_started(PRESET)
+    after.outbox.wait(60, lambda: None)
     assert {run.info.status for run in runs(results).values()} == {"RUNNING"}
     for step in (20, 30):
         after.trial_evaluated(PRESET, evaluation(step))
@@ -150,9 +161,9 @@ def test_a_search_that_goes_on_writes_to_the_same_runs_and_repeats_no_step(resul
 
 
 def test_two_searches_share_the_experiment_and_have_parents_of_their_own(results: Path) -> None:
-    new_tracking(results)
+    sent(new_tracking(results))
     (results / "y").mkdir()
-    Tracking(uri(results), results, "y", results / "y", Task(), {})
+    sent(Tracking(uri(results), results, "y", results / "y", Task(), {}))
     assert set(runs(results)) == {"x", "y"}
 
 

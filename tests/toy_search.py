@@ -1,5 +1,7 @@
 """A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING [WISHES]].
 
+From the environment: TOY_BYTES, of an adapter; a restart state has three times as many.
+
 FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
 evaluations). WISHES is JSON: more of the command line's; with gpus_per_trial there are two GPUs that Ray only
 believes in. What a trial reaches follows from its configuration alone, so that two runs can be compared.
@@ -7,6 +9,7 @@ believes in. What a trial reaches follows from its configuration alone, so that 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +24,14 @@ QUESTION = Question("q", "Which?", {"A": "a", "B": "b", "C": "c", "D": "d"}, "A"
 QUESTIONS = QuestionSet(train=(QUESTION,) * 1000, validation=(QUESTION,) * 300, fingerprint="toy")
 
 
-def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict[str, Any]], None]:
+def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000) -> Callable[[dict[str, Any]], None]:
     # a nested function travels to the workers by value: they cannot import this file
     def toy(ray_config: dict[str, Any]) -> None:
         import json
         import math
         import os
+        import shutil
         import signal
-        import tempfile
         import time
 
         from ray.tune import Checkpoint, get_checkpoint, report
@@ -36,6 +39,15 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
         from medqa.errors import DivergedError, GpuMemoryError
         from tune.failures import last_words
         from tune.proposal import proposal_of
+        from tune.run_folder import run_folder
+
+        def save(step: int, finished: bool) -> None:
+            (folder / "adapter" / "adapter_model.safetensors").write_bytes(os.urandom(size))
+            for old in (folder / "state").glob("checkpoint-*"):
+                shutil.rmtree(old)
+            if not finished:
+                (folder / "state" / f"checkpoint-{step}").mkdir(parents=True)
+                (folder / "state" / f"checkpoint-{step}" / "optimizer.pt").write_bytes(os.urandom(3 * size))
 
         def fail(step: int) -> None:
             if way == "memory":
@@ -58,8 +70,7 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
         if way:
             with starts.open("a") as file:
                 file.write(f"{proposal.name} {step}\n")
-        with last_words(), tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        with last_words(), run_folder(ray_config["search"], proposal.name) as folder:
             (folder / "adapter").mkdir()
             (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
             (folder / "config.json").write_text("{}")
@@ -91,6 +102,7 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
                     "finished": step >= total,
                     "stop_reason": "completed" if step >= total else "",
                 }
+                save(step, row["finished"])
                 (folder / "state.json").write_text(json.dumps([step, best]))
                 (folder / "training_log.json").write_text(json.dumps([row]))
                 report(row, checkpoint=Checkpoint.from_directory(str(folder)))
@@ -106,7 +118,7 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
 
     from tune import cluster, settings
     from tune.confirmation import left_to_confirm, run_confirmation
-    from tune.driver import open_search, run_search
+    from tune.driver import open_search, run_search, settle_search
     from tune.wishes import Wishes
 
     folder = settings.folder_of(results, "toy")
@@ -116,6 +128,7 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
     job = open_search(search_settings, folder)
     if job.is_finished and not left_to_confirm(job):
         print("nothing to run")
+        settle_search(job)
         return
     if job.budget.used_up:
         print(f"nothing is run: {console.why_ended(job.budget, len(job.outcomes))}")
@@ -123,9 +136,10 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
     gpus = search_settings.gpus_per_trial or 0
     if gpus:
         ray.init(num_gpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    share = cluster.share_of(cluster.connect(), gpus_per_trial=gpus, concurrent=2)
+    share = cluster.share_of(cluster.connect(), gpus_per_trial=gpus, concurrent=search_settings.concurrent or 2)
+    size = int(os.environ.get("TOY_BYTES", "1000"))
     parts = (part.partition("=") for part in failing.split(",") if part)
-    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt")
+    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt", size)
     try:
         finished = job.is_finished or run_search(job, QUESTIONS, share, toy)
         finished = finished and run_confirmation(job, QUESTIONS, share, toy)

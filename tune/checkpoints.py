@@ -1,11 +1,16 @@
-"""Puts a trial's checkpoint folders in order after a kill, before Ray goes on from them."""
+"""Trials' checkpoint folders: put in order after a kill, and emptied of what an ended trial needs no more."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ray.tune.experiment import Trial
+
+from medqa.errors import RecordError
+from medqa.record import ADAPTER, STATE, read_json
 
 
 def tidy(trial: Trial) -> None:
@@ -25,3 +30,37 @@ def tidy(trial: Trial) -> None:
     for folder in folders:
         if folder != named:
             shutil.rmtree(folder)
+
+
+def prune(trial: Path, needs_adapter: Callable[[Path], bool]) -> bool:
+    """Remove an ended trial's restart states, and its adapters where they are needed here no more.
+
+    Args:
+        trial: The trial's folder in Ray's folder of the search.
+        needs_adapter: Whether the adapter in the checkpoint folder given is still needed.
+
+    Returns:
+        Whether nothing is left to be removed later.
+    """
+    is_tidy = True
+    for folder in trial.glob("checkpoint_*"):
+        shutil.rmtree(folder / STATE, ignore_errors=True)
+        if not (folder / ADAPTER).is_dir():
+            continue
+        if needs_adapter(folder):
+            is_tidy = False
+        else:
+            shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    return is_tidy
+
+
+def ended_trials(trials: Path) -> set[str]:
+    """Return the trials that have ended in Ray's saved state: none of them starts again, even after a kill."""
+    newest = max(trials.glob("experiment_state-*.json"), default=None)
+    if newest is None:
+        return set()
+    try:
+        saved = [json.loads(trial) for trial, _ in read_json(newest)["trial_data"]]
+    except RecordError:  # Ray is writing it just now
+        return set()
+    return {trial["config"]["name"] for trial in saved if trial["status"] in (Trial.TERMINATED, Trial.ERROR)}

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from medqa.questions import QuestionSet
 from tune.cluster import Share
 from tune.console import Console
-from tune.driver import Search, run_trials, track
+from tune.driver import CONFIRMATION, Search, confirmation_keeper, run_trials, track
 from tune.events import SearchEvents
 from tune.failures import hopeless
 from tune.proposal import Proposal
 from tune.repeats import FullLength, RepeatProposals, Repeats, repeats_of
-
-CONFIRMATION = "confirmation"
-"""Folder of Ray's state and of each training's newest checkpoint, inside the search's folder."""
 
 
 def left_to_confirm(search: Search) -> list[Proposal]:
@@ -48,13 +45,15 @@ def run_confirmation(search: Search, questions: QuestionSet, share: Share, train
     search.budget.begin(share.gpus, len(questions.train))
     searcher, tracking = Repeats(left, share.concurrent, search.budget.pays_for), track(search)
     console = Console(len(search.repeats) + len(left), max(len(proposal.name) for proposal in left))
-    events = SearchEvents(searcher, FullLength(), search.repeats, tracking, console, search.budget)
+    keeper = confirmation_keeper(search, tracking)
+    events = SearchEvents(searcher, FullLength(), keeper, tracking, console, search.budget)
     finished = False
     try:
         run_trials(search, CONFIRMATION, RepeatProposals(searcher), events, share, trainable)
         finished = not left_to_confirm(search)
     finally:
         tracking.search_ended(finished)
+        keeper.tidy()
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, search.folder / CONFIRMATION)
     return finished

@@ -22,15 +22,20 @@ from tune.console import Console
 from tune.events import SearchEvents
 from tune.failures import MOST_RETRIES, hopeless
 from tune.halving import PresetSparingHalving
+from tune.keeper import Keeper
 from tune.outcomes import Outcomes
+from tune.run_folder import remove_dead
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.settings import SearchSettings
 from tune.space import TABLE
 from tune.study import FILE, open_storage, put_back
-from tune.tracking import Tracking
+from tune.tracking import Tracking, is_settled
 
 TRIALS = "trials"
 """Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
+CONFIRMATION = "confirmation"
+"""The same of the trainings with new seeds."""
+_ALL = 10**6
 _LONGEST_PARAM = 500
 _MODES = {"accuracy": "max", "answer_nll": "min"}
 
@@ -83,17 +88,18 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     """
     search.budget.begin(share.gpus, len(questions.train))
     sampler, halving = _judges(search, questions, share)
-    most = search.settings.max_trials
-    tracking = track(search)
-    events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(most), search.budget)
+    settings, tracking = search.settings, track(search)
+    keeper = search_keeper(search, tracking)
+    events = SearchEvents(sampler, halving, keeper, tracking, Console(settings.max_trials), search.budget)
     finished = False
     try:
-        in_ray = run_trials(search, TRIALS, Proposals(sampler, most), events, share, trainable)
+        in_ray = run_trials(search, TRIALS, Proposals(sampler, settings.max_trials), events, share, trainable)
         all_ended = in_ray == len(search.outcomes)
         finished = search.is_finished or (all_ended and sampler.is_exhausted)
     finally:
         sampler.end(finished)
         tracking.search_ended(finished)
+        keeper.tidy()
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, search.folder / TRIALS)
     return finished
@@ -135,7 +141,7 @@ def run_trials(
             trainable,
             name=name,
             storage_path=str(folder),
-            config={"task": dataclasses.asdict(settings.task)},
+            config={"task": dataclasses.asdict(settings.task), "search": str(folder)},
             num_samples=settings.max_trials,
             search_alg=proposals,
             scheduler=events.halving,
@@ -155,7 +161,31 @@ def run_trials(
         )
     finally:
         search.budget.end()
+        remove_dead(str(folder))
     return len(analysis.trials)
+
+
+def settle_search(search: Search) -> None:
+    """Send MLflow what an earlier run of a finished search could not, and remove what waited for that."""
+    if is_settled(search.folder):
+        return
+    tracking = track(search)
+    keepers = (search_keeper(search, tracking), confirmation_keeper(search, tracking))
+    tracking.search_ended(finished=True)
+    for keeper in keepers:
+        keeper.tidy()
+
+
+def search_keeper(search: Search, tracking: Tracking) -> Keeper:
+    """Return what keeps the search's own trials and the adapters of the best."""
+    settings = search.settings
+    return Keeper(search.outcomes, tracking, search.folder / TRIALS, settings.metric, settings.keep_adapters)
+
+
+def confirmation_keeper(search: Search, tracking: Tracking) -> Keeper:
+    """Return what keeps the trainings with new seeds, with all their adapters: the best of them is the winner's."""
+    metric = search.settings.metric
+    return Keeper(search.repeats, tracking, search.folder / CONFIRMATION, metric, adapters=_ALL)
 
 
 def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:

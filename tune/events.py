@@ -16,7 +16,8 @@ from tune.checkpoints import tidy
 from tune.console import Console
 from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, reported_failure, unreported_failure
 from tune.halving import PresetSparingHalving
-from tune.outcomes import Outcomes, State, TrialOutcome
+from tune.keeper import Keeper
+from tune.outcomes import State, TrialOutcome
 from tune.proposal import proposal_of
 from tune.repeats import FullLength, Repeats
 from tune.sampler import PresetsThenOptuna
@@ -30,14 +31,13 @@ class SearchEvents(Callback):
         self,
         sampler: PresetsThenOptuna | Repeats,
         halving: PresetSparingHalving | FullLength,
-        outcomes: Outcomes,
+        keeper: Keeper,
         tracking: Tracking,
         console: Console,
         budget: Budget,
     ) -> None:
-        self.sampler, self.halving, self.outcomes = sampler, halving, outcomes
-        self.tracking, self.console = tracking, console
-        self.budget = budget
+        self.sampler, self.halving, self.keeper = sampler, halving, keeper
+        self.tracking, self.console, self.budget = tracking, console, budget
         self.bugs = BugWatch()
         self._failed: dict[str, _FailedTrial] = {}
         self._is_first_step = True
@@ -55,6 +55,7 @@ class SearchEvents(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run, as Ctrl-C does, when a cap is reached or trials only fail: what runs can go on later."""
         self.budget.look()
+        self.keeper.look()
         if self.budget.used_up or self.bugs.is_hopeless:
             signal.raise_signal(signal.SIGINT)
 
@@ -104,10 +105,9 @@ class SearchEvents(Callback):
     def _end(self, trial: Trial, outcome: TrialOutcome, failure: Failure | None = None) -> None:
         gpu_seconds = self.budget.trial_ended(outcome.name).gpu_seconds
         outcome = dataclasses.replace(outcome, gpu_seconds=gpu_seconds, cost=self.budget.cost(gpu_seconds))
-        self.outcomes.add(outcome)
         run_dir = Path(trial.checkpoint.path) if trial.checkpoint else None
-        self.tracking.trial_ended(outcome, run_dir)
-        self.console.trial_ended(outcome, len(self.outcomes))
+        self.keeper.trial_ended(outcome, run_dir)
+        self.console.trial_ended(outcome, len(self.keeper.outcomes))
         self.bugs.trial_ended(failure)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from medqa.config import TrialConfig
 from medqa.record import read_json, write_json
 from medqa.selection import Metric as Metric
+from medqa.selection import best_first
 from tune.failures import FailureClass
 
 State = Literal["completed", "stopped", "failed"]
@@ -72,3 +73,10 @@ class Outcomes:
         """Keep a trial's outcome, in place of an earlier one of the same trial."""
         self._rows[outcome.name] = outcome
         write_json(self.file, [dataclasses.asdict(row) for row in self._rows.values()])
+
+
+def best_names(rows: tuple[TrialOutcome, ...], metric: Metric, count: int) -> frozenset[str]:
+    """Return the best trials that have not failed: completed ones before stopped ones."""
+    states = ("completed", "stopped")
+    ranked = [row for state in states for row in best_first((row for row in rows if row.state == state), metric)]
+    return frozenset(row.name for row in ranked[:count])

@@ -82,9 +82,9 @@ def search(arguments: argparse.Namespace) -> int:
 
     console.quiet_ray()
     settings, folder = settle(read_wishes(arguments))
-    settings, questions = check(settings, folder)
+    settings, questions, model_config = check(settings, folder)
     print(console.headline(settings, questions), flush=True)
-    job, finished = run(settings, folder, questions)
+    job, finished = run(settings, folder, questions, model_config)
 
     from tune.summary import summary
     from tune.verdict import verdict
@@ -128,8 +128,8 @@ def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
     return settings.resolve(wishes, task, folder, settings.kept_settings(folder)), folder
 
 
-def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, QuestionSet]:
-    """Read the questions, look at the model and the folder, before any work is asked for."""
+def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, QuestionSet, Path]:
+    """Read the questions, look at the model and the folder, before any work is asked for; the path is config.json."""
     import dataclasses
 
     from medqa.model import check_model
@@ -137,33 +137,38 @@ def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, Quest
     from tune.settings import keep, kept_settings, require_same
 
     questions = load_search_questions(settings.task.data, settings.task.data_revision)
-    check_model(settings.task)
+    model_config = check_model(settings.task)
     settings = dataclasses.replace(settings, data_fingerprint=questions.fingerprint)
     kept = kept_settings(folder)
     if kept:
         require_same(kept, settings, folder)
     keep(settings, folder)
-    return settings, questions
+    return settings, questions, model_config
 
 
-def run(settings: SearchSettings, folder: Path, questions: QuestionSet) -> tuple[Search, bool]:
+def run(settings: SearchSettings, folder: Path, questions: QuestionSet, model_config: Path) -> tuple[Search, bool]:
     """Run what is left of the search and of its confirmation; return the search, and whether it came to its end."""
     from tune.confirmation import left_to_confirm, run_confirmation
-    from tune.driver import open_search, run_search
+    from tune.disk import report
+    from tune.driver import open_search, run_search, settle_search
+    from tune.sender import require_store
 
     job = open_search(settings, folder)
     if job.is_finished and not left_to_confirm(job):
         print("The search is finished: nothing is run. A larger --max-trials or --confirm would go on with it.")
+        settle_search(job)
         return job, True
     if job.budget.used_up:
         print("The budget of this search is used up: nothing is run.")
         return job, False
+    require_store(settings.tracking_uri)
     from tune import cluster
     from tune.trainable import run_trial
 
     share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
     given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
     print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
+    print(report(settings, model_config, share.concurrent, len(questions.validation), folder), flush=True)
     if not job.is_finished and not run_search(job, questions, share, run_trial):
         return job, False
     if left := left_to_confirm(job):

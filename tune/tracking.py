@@ -1,25 +1,24 @@
-"""Writes a search to MLflow: a parent run for the search, one child run per trial for its whole life."""
+"""What a search tells MLflow: a parent run for the search, one child run per trial for its whole life."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import logging
+import os
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-
 from medqa import record
 from medqa.config import Task, TrialConfig
-from medqa.curve import draw_training_curve
+from tune.outbox import Outbox
 from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal
+from tune.sender import Sender, is_refusal
 
-EXPERIMENT = "medqa"
 METRICS = (
     "accuracy",
     "answer_nll",
@@ -35,18 +34,23 @@ METRICS = (
 """Keys of a result that become metrics; their step is the optimizer step."""
 _STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _LONGEST_TAG = 4000
+_LONGEST_PARAM = 500
+_LAST_WAIT_SECONDS = 180.0
+"""How long the end of a search waits for MLflow to take what is left."""
 _SEARCH = "search"
-"""What the search's own run is kept under."""
+"""The key of the search's own run."""
+_STATE_FILE = "mlflow_search.json"
+_JOURNAL = "mlflow.jsonl"
 
 
 class Tracking:
-    """The only writer to MLflow of a search; the runs' ids are kept so that a search goes on in the same runs.
+    """Writes down what shall be in MLflow; none of its methods but the last waits for MLflow.
 
     Args:
         tracking_uri: Where MLflow keeps its runs.
         results: The results folder; a local store keeps its artifacts there.
         search: The search's name.
-        folder: The search's own folder, where the run ids are kept.
+        folder: The search's own folder, where the journal is kept.
         task: Base model and questions.
         params: What the parent run shows as parameters.
     """
@@ -54,117 +58,109 @@ class Tracking:
     def __init__(
         self, tracking_uri: str, results: Path, search: str, folder: Path, task: Task, params: Mapping[str, Any]
     ) -> None:
-        _quiet()
-        self.search, self.task = search, task
-        self._client = MlflowClient(tracking_uri)
-        self._file = folder / "mlflow_runs.json"
-        self._run_ids: dict[str, str] = record.read_json(self._file) if self._file.exists() else {}
-        self._last_step: dict[str, int] = {}
-        self._experiment = self._get_experiment(tracking_uri, results)
-        self._open_search(params)
+        self.tracking_uri, self.search, self.folder, self.task = tracking_uri, search, folder, task
+        self._file = folder / _STATE_FILE
+        search_id = record.read_json(self._file)["search_id"] if self._file.exists() else uuid.uuid4().hex
+        self._keep_state(search_id, closed=False)
+        sender = Sender(tracking_uri, results, folder, search_id)
+        self.outbox = Outbox(folder / _JOURNAL, sender.send, is_refusal)
+        """What MLflow has yet to be told."""
+        self._search_id = search_id
+        self._open_run(_SEARCH, "", search, {"role": "search", "search": search}, params)
 
     def trial_started(self, proposal: Proposal) -> None:
         """Open the trial's run, or open it again where the search goes on."""
-        key = _key(proposal.name, proposal.config)
-        if key in self._run_ids:
-            self._open_again(key)
-            return
         tags = {"role": "trial", "search": self.search, "state": "running", "seed_point": proposal.seed_point}
-        tags |= {"stop_reason": "", "mlflow.parentRunId": self._run_ids[_SEARCH]}
         if proposal.confirms:
             tags |= {"role": "confirmation", "confirms": proposal.confirms}
         params = {**dataclasses.asdict(proposal.config), "model": self.task.model, "data": self.task.data}
-        self._create(key, proposal.name, tags, params)
-
-    def _open_again(self, key: str) -> None:
-        run_id = self._run_ids[key]
-        self._client.update_run(run_id, status="RUNNING")
-        self._client.set_tag(run_id, "state", "running")
-        history = self._client.get_metric_history(run_id, METRICS[0])
-        self._last_step[key] = max((metric.step for metric in history), default=-1)
+        self._open_run(
+            _key(proposal.name, proposal.config), _SEARCH, proposal.name, {**tags, "stop_reason": ""}, params
+        )
 
     def trial_evaluated(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         """Log one evaluation; a step that a restarted trial repeats is not logged twice."""
-        key, step = _key(proposal.name, proposal.config), int(result["step"])
-        if step <= self._last_step.get(key, -1):
-            return
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, float(result[name]), now, step) for name in METRICS]
-        self._client.log_batch(self._run_ids[key], metrics=metrics)
-        self._last_step[key] = step
+        metrics = {name: float(result[name]) for name in METRICS}
+        self._add("metrics", _key(proposal.name, proposal.config), step=int(result["step"]), metrics=metrics)
 
     def trial_retried(self, proposal: Proposal, retries: int) -> None:
         """Note how often the trial went on after its worker died or was taken away."""
-        run_id = self._run_ids.get(_key(proposal.name, proposal.config))
-        if run_id is not None:  # its worker may die before the trial has started
-            self._client.set_tag(run_id, "retries", str(retries))
+        self._add("tags", _key(proposal.name, proposal.config), tags={"retries": str(retries)})
 
-    def trial_ended(self, outcome: TrialOutcome, run_dir: Path | None) -> None:
+    def trial_ended(self, outcome: TrialOutcome, run_dir: Path | None, with_adapter: bool = True) -> None:
         """Upload the trial's record and close its run.
 
         Args:
             outcome: How it ended.
             run_dir: Folder with the record; None when the trial failed before it left one.
+            with_adapter: Whether it is good enough for its adapter to be kept.
         """
-        run_id = self._run_ids[_key(outcome.name, outcome.config)]
+        key = _key(outcome.name, outcome.config)
         if run_dir is not None:
-            self._upload(run_id, run_dir)
+            self._add("files", key, run_dir=os.path.relpath(run_dir, self.folder), adapter=with_adapter)
         tags = {"state": outcome.state, "stop_reason": outcome.stop_reason[:_LONGEST_TAG]}
         tags |= {"failure": outcome.failure, "retries": str(outcome.retries)}
         spent = {"gpu_seconds": outcome.gpu_seconds} | ({} if outcome.cost is None else {"cost": outcome.cost})
-        metrics = [Metric(key, value, int(time.time() * 1000), outcome.steps) for key, value in spent.items()]
-        self._client.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-        self._client.set_terminated(run_id, _STATUS[outcome.state])
+        self._add("tags", key, tags=tags, metrics=spent, step=outcome.steps)
+        self._add("end", key, status=_STATUS[outcome.state])
+
+    def adapter_displaced(self, outcome: TrialOutcome) -> None:
+        """Delete the adapter of a trial that is no longer among the best; deleting it again does no harm."""
+        self._add("no_adapter", _key(outcome.name, outcome.config))
+
+    def still_needs(self, run_dir: Path) -> bool:
+        """Whether the adapter in a trial's folder is yet to be uploaded, or has been refused."""
+        place = os.path.relpath(run_dir, self.folder)
+        return any(row["kind"] == "files" and row["run_dir"] == place for row in self.outbox.not_taken())
 
     def search_ended(self, finished: bool) -> None:
-        """Close the search's run.
+        """Close the search's run, and wait some minutes at most until MLflow has everything."""
+        self._add("close", _SEARCH, finished=finished)
+        self._keep_state(self._search_id, closed=finished)
+        with contextlib.suppress(KeyboardInterrupt):  # what waits is safe
+            self.outbox.wait(_LAST_WAIT_SECONDS, still_waiting=self._print_wait)
+        self.outbox.close()
+        self._print_rest()
 
-        A search that was interrupted is KILLED, with its unfinished trials, until it goes on. A run still open when
-        the search is finished belongs to a trial that a kill made Ray forget in its first second: it is deleted,
-        unless it belongs to a confirmation, which runs the same trainings until all have ended.
-        """
-        for key, run_id in self._run_ids.items():
-            run = self._client.get_run(run_id)
-            if run.info.status != "RUNNING":
-                continue
-            if finished and run.data.tags["role"] == "trial":
-                self._client.delete_run(run_id)
-            else:
-                self._client.set_terminated(run_id, "FINISHED" if finished and key == _SEARCH else "KILLED")
+    def _print_wait(self) -> None:
+        print(
+            f"Waiting for MLflow at {self.tracking_uri}: {len(self.outbox)} records are still to be sent"
+            f"{_in_brackets(self.outbox.problem)}.",
+            flush=True,
+        )
 
-    def _get_experiment(self, tracking_uri: str, results: Path) -> str:
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        # MLflow would put artifacts into ./mlruns of whoever asks first; a server has its own place
-        location = (results / "artifacts").as_uri() if tracking_uri.startswith("sqlite:") else None
-        # tells MLflow's page that these are training runs, not traces of an application
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location, tags=tags))
+    def _print_rest(self) -> None:
+        outbox = self.outbox
+        if len(outbox):
+            print(
+                f"MLflow at {self.tracking_uri} has not taken {len(outbox)} records{_in_brackets(outbox.problem)}: "
+                f"they wait in {outbox.file}, and the same command sends them.",
+                flush=True,
+            )
+        if outbox.refusals:
+            print(
+                f"MLflow at {self.tracking_uri} refused {len(outbox.refusals)} records ({outbox.refusals[0]}): "
+                f"they are kept in {outbox.refused_file}.",
+                flush=True,
+            )
 
-    def _open_search(self, params: Mapping[str, Any]) -> None:
-        if _SEARCH in self._run_ids:
-            self._client.update_run(self._run_ids[_SEARCH], status="RUNNING")
-        else:
-            self._create(_SEARCH, self.search, {"role": "search", "search": self.search}, params)
+    def _open_run(self, key: str, parent: str, name: str, tags: dict[str, str], params: Mapping[str, Any]) -> None:
+        shown = {field: str(value)[:_LONGEST_PARAM] for field, value in params.items()}
+        self._add("run", key, parent=parent, name=name, tags=tags, params=shown)
 
-    def _create(self, key: str, name: str, tags: dict[str, str], params: Mapping[str, Any]) -> None:
-        """Create a run and keep its id."""
-        tags = {**tags, "mlflow.source.name": "tune/search.py"}
-        run_id = str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
-        self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        self._run_ids[key] = run_id
-        record.write_json(self._file, self._run_ids)
+    def _add(self, kind: str, key: str, **content: Any) -> None:
+        # its time is that of the event, however late it is sent
+        self.outbox.add({"kind": kind, "key": key, "time_ms": int(time.time() * 1000), **content})
 
-    def _upload(self, run_id: str, run_dir: Path) -> None:
-        # a trial draws its own curve at its end, which a stopped one did not see
-        if (run_dir / record.TRAINING_SUMMARY).is_file() and not (run_dir / record.TRAINING_CURVE).is_file():
-            draw_training_curve(run_dir)
-        for name in record.RECORD_FILES:
-            if (run_dir / name).is_file():
-                self._client.log_artifact(run_id, str(run_dir / name))
-        if (run_dir / record.ADAPTER).is_dir():
-            self._client.log_artifacts(run_id, str(run_dir / record.ADAPTER), record.ADAPTER)
+    def _keep_state(self, search_id: str, closed: bool) -> None:
+        record.write_json(self._file, {"search_id": search_id, "closed": closed})
+
+
+def is_settled(folder: Path) -> bool:
+    """Whether MLflow has all that the search in `folder` did, its end included."""
+    state = folder / _STATE_FILE
+    is_closed = not state.exists() or bool(record.read_json(state)["closed"])
+    return is_closed and not (folder / _JOURNAL).exists()
 
 
 def _key(name: str, config: TrialConfig) -> str:
@@ -172,7 +168,5 @@ def _key(name: str, config: TrialConfig) -> str:
     return f"{name} {hashlib.sha256(repr(config).encode()).hexdigest()[:16]}"
 
 
-def _quiet() -> None:
-    """Silence the account of every table that MLflow makes in a new database."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+def _in_brackets(problem: str) -> str:
+    return f" ({problem})" if problem else ""

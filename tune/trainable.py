@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ray.tune import Checkpoint, get_checkpoint, report
 
 from tune.failures import last_words
 from tune.proposal import proposal_of, task_of
+from tune.run_folder import run_folder
 
 if TYPE_CHECKING:
     from medqa.evaluations import Evaluation
@@ -35,8 +35,7 @@ def _train(ray_config: dict[str, Any]) -> None:
 
     _use_own_cpus()
     proposal = proposal_of(ray_config)
-    with tempfile.TemporaryDirectory(prefix=f"{proposal.name}-") as folder:
-        run_dir = Path(folder)
+    with run_folder(ray_config["search"], proposal.name) as run_dir:
         _restore(run_dir)
         train(proposal.config, task_of(ray_config), run_dir, proposal.name, functools.partial(_report, run_dir))
 
