@@ -1,11 +1,15 @@
-"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING].
+"""A search with a toy in place of training.
 
-FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
-evaluations). What a trial reaches follows from its configuration alone, so that two runs can be compared.
+python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING] [--concurrent N] [--tracking-uri URI]
+
+FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged, nan or kill (once, after
+two evaluations). What a trial reaches follows from its configuration alone, so that two runs can be compared. Each
+evaluation that is done is a line of RESULTS/toy/evaluations.txt: the trial's name and the step.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +19,26 @@ from medqa.config import Task
 from medqa.errors import MedQAError
 from medqa.questions import Question, QuestionSet
 from tune import console
+from tune.settings import SearchSettings
 
 QUESTION = Question("q", "Which?", {"A": "a", "B": "b", "C": "c", "D": "d"}, "A")
 QUESTIONS = QuestionSet(train=(QUESTION,) * 1000, validation=(QUESTION,) * 300, fingerprint="toy")
 
 
-def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict[str, Any]], None]:
+def make_toy(pause: float, ways: dict[str, str], folder: Path) -> Callable[[dict[str, Any]], None]:
     # a nested function travels to the workers by value: they cannot import this file
     def toy(ray_config: dict[str, Any]) -> None:
         import json
         import math
         import os
         import signal
-        import tempfile
         import time
-
-        from ray.tune import Checkpoint, get_checkpoint, report
 
         from medqa.errors import DivergedError, GpuMemoryError
         from tune.failures import last_words
+        from tune.kept import kept_folder, working_copy
         from tune.proposal import proposal_of
+        from tune.trainable import keep_and_report
 
         def fail(step: int) -> None:
             if way == "memory":
@@ -43,30 +47,30 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
                 raise DivergedError("diverged at step 3: the training loss is nan")
             if way == "error":
                 raise RuntimeError("the toy broke")
-            if step >= 2 * config.eval_every_steps and starts.read_text().count(proposal.name) == 1:
+            if step >= 2 * config.eval_every_steps and (folder / "starts.txt").read_text().count(proposal.name) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        proposal = proposal_of(ray_config)
-        config = proposal.config
-        total = math.ceil(1000 * config.num_train_epochs / config.effective_batch_size)
-        step, best, checkpoint = 0, 0.0, get_checkpoint()
-        if checkpoint:
-            with checkpoint.as_directory() as kept:
-                step, best = json.loads((Path(kept) / "state.json").read_text())
-        way = ways.get(proposal.name, ways.get("all", ""))
-        if way:
-            with starts.open("a") as file:
+        def write_line(name: str, step: int) -> None:
+            with (folder / name).open("a") as file:
                 file.write(f"{proposal.name} {step}\n")
-        with last_words(), tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            (folder / "adapter").mkdir()
-            (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
-            (folder / "config.json").write_text("{}")
+
+        def train(run_dir: Path) -> None:
+            log = run_dir / "training_log.json"
+            rows = json.loads(log.read_text()) if log.exists() else []
+            step, best = (rows[-1]["step"], rows[-1]["best_accuracy"]) if rows else (0, 0.0)
+            if way:
+                write_line("starts.txt", step)
+            if rows:
+                keep_and_report(rows[-1], run_dir, kept)
+            (run_dir / "adapter").mkdir(exist_ok=True)
+            (run_dir / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
+            (run_dir / "config.json").write_text("{}")
             while step < total:
                 if way:
                     fail(step)
                 time.sleep(pause)
                 step = min(total, step + config.eval_every_steps)
+                write_line("evaluations.txt", step)
                 examples = min(step * config.effective_batch_size, int(1000 * config.num_train_epochs))
                 top = 0.8 - 0.1 * abs(math.log10(config.learning_rate / 1e-3))
                 accuracy = top * (1 - math.exp(-examples / 800))
@@ -76,7 +80,7 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
                     "total_steps": total,
                     "examples": examples,
                     "epoch": examples / 1000,
-                    "accuracy": accuracy,
+                    "accuracy": math.nan if way == "nan" and step >= 2 * config.eval_every_steps else accuracy,
                     "answer_nll": 1 - accuracy,
                     "lm_loss": 1.0,
                     "train_loss": 1.0,
@@ -89,35 +93,63 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path) -> Callable[[dict
                     "finished": step >= total,
                     "stop_reason": "completed" if step >= total else "",
                 }
-                (folder / "state.json").write_text(json.dumps([step, best]))
-                (folder / "training_log.json").write_text(json.dumps([row]))
-                report(row, checkpoint=Checkpoint.from_directory(str(folder)))
+                log.write_text(json.dumps([*rows, row]))
+                rows.append(row)
+                keep_and_report(row, run_dir, kept)
+
+        proposal, kept = proposal_of(ray_config), kept_folder(ray_config)
+        config = proposal.config
+        total = math.ceil(1000 * config.num_train_epochs / config.effective_batch_size)
+        way = ways.get(proposal.name, ways.get("all", ""))
+        with last_words(), working_copy(kept) as run_dir:
+            train(run_dir)
 
     return toy
 
 
-def main(results: Path, max_trials: int, pause: float, failing: str = "") -> None:
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("results", type=Path)
+    parser.add_argument("max_trials", type=int)
+    parser.add_argument("pause", type=float)
+    parser.add_argument("failing", nargs="?", default="")
+    parser.add_argument("--concurrent", type=int, default=2)
+    parser.add_argument("--tracking-uri")
+    return parser.parse_args()
+
+
+def main(wanted: argparse.Namespace) -> None:
     console.quiet_ray()
-    from tune import cluster, settings
-    from tune.driver import open_search, run_search
+    from tune import settings
+    from tune.failures import disk_watch
+    from tune.locks import alone
     from tune.wishes import Wishes
 
-    folder = settings.folder_of(results, "toy")
-    wishes = Wishes(demo=True, results=results, max_trials=max_trials)
-    search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
-    settings.keep(search_settings, folder)
-    job = open_search(search_settings, folder)
+    folder = settings.folder_of(wanted.results, "toy")
+    wishes = Wishes(demo=True, results=wanted.results, max_trials=wanted.max_trials, tracking_uri=wanted.tracking_uri)
+    try:
+        search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
+        settings.keep(search_settings, folder)
+        with alone(folder), disk_watch(folder):
+            search(search_settings, folder, wanted)
+    except MedQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def search(settings: SearchSettings, folder: Path, wanted: argparse.Namespace) -> None:
+    from tune import cluster
+    from tune.driver import open_search, run_search
+
+    job = open_search(settings, folder)
     if job.is_finished:
         print("nothing to run")
         return
-    share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=2)
-    parts = (part.partition("=") for part in failing.split(",") if part)
-    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt")
-    try:
-        print("finished" if run_search(job, QUESTIONS, share, toy) else "unfinished")
-    except MedQAError as error:
-        sys.exit(f"error: {error}")
+    share = cluster.share_of(cluster.connect(), gpus_per_trial=0, concurrent=wanted.concurrent)
+    parts = (part.partition("=") for part in wanted.failing.split(",") if part)
+    toy = make_toy(wanted.pause, {name: way or "error" for name, _, way in parts}, folder)
+    print("finished" if run_search(job, QUESTIONS, share, toy) else "unfinished")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:])
+    main(read_arguments())

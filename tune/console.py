@@ -108,8 +108,6 @@ def quiet_ray() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # Ray's own CSV and TensorBoard logs: MLflow has the metrics
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # state is saved at every checkpoint on purpose, so that a kill loses little
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # Ray's new output draws boxes at any verbosity; the old one keeps silent at 0
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # a note on a future default for tasks without GPUs, of which there are none

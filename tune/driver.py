@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import CheckpointConfig, ResumeConfig, SyncConfig, run
+from ray.tune import SyncConfig, run
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 
 from medqa.questions import QuestionSet
+from medqa.record import read_json, write_json
 from tune.budget import Clock
 from tune.cluster import Share
 from tune.console import Console
@@ -29,7 +31,9 @@ from tune.study import FILE, open_storage, put_back
 from tune.tracking import Tracking
 
 TRIALS = "trials"
-"""Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
+"""Folder of one folder per trial, inside the search's folder: what the trial has kept, and Ray's logs of it."""
+_FINISHED = "finished.json"
+"""Says up to how many trials the search came to its end; written when all that follows the last trial is done."""
 _LONGEST_PARAM = 500
 _MODES = {"accuracy": "max", "answer_nll": "min"}
 
@@ -45,8 +49,9 @@ class Search:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all its trials have ended."""
-        return len(self.outcomes) >= self.settings.max_trials
+        """Whether an earlier run came to the end of the search, with as many trials as are wanted now."""
+        file = self.folder / _FINISHED
+        return file.exists() and read_json(file)["max_trials"] >= self.settings.max_trials
 
 
 def open_search(settings: SearchSettings, folder: Path) -> Search:
@@ -78,41 +83,49 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
     tracking = Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
     events = SearchEvents(sampler, halving, search.outcomes, tracking, Console(settings.max_trials), search.clock)
-    _prepare_process(share)
     search.clock.start()
     finished = False
     try:
-        analysis = run(
-            trainable,
-            name=TRIALS,
-            storage_path=str(folder),
-            config={"task": dataclasses.asdict(settings.task)},
-            num_samples=settings.max_trials,
-            search_alg=Proposals(sampler, settings.max_trials),
-            scheduler=halving,
-            callbacks=[JsonLoggerCallback(), events],
-            resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-            resume_config=ResumeConfig() if _has_state(folder) else None,
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            max_failures=MOST_RETRIES,
-            # what a trial prints is kept beside its checkpoint
-            log_to_file=True,
-            sync_config=SyncConfig(sync_artifacts=True),
-            verbose=0,
-        )
-        all_ended = len(analysis.trials) == len(search.outcomes)
-        finished = search.is_finished or (all_ended and sampler.is_exhausted)
+        if len(search.outcomes) < settings.max_trials:
+            _run_trials(search, share, trainable, events)
+        all_ended = len(search.outcomes) >= settings.max_trials
+        finished = all_ended or (sampler.is_exhausted and not sampler.unfinished)
     finally:
-        search.clock.save()
-        sampler.end(finished)
-        tracking.search_ended(finished)
+        with contextlib.ExitStack() as ends:  # each, even if another fails
+            ends.callback(tracking.search_ended, finished)
+            ends.callback(sampler.end)
+            ends.callback(search.clock.save)
+    if finished:
+        write_json(folder / _FINISHED, {"max_trials": settings.max_trials})
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, folder / TRIALS)
     return finished
+
+
+def _run_trials(search: Search, share: Share, trainable: Callable[..., None], events: SearchEvents) -> None:
+    """Let Ray run trials until the search ends or is stopped; of Ray's own state nothing is read back later."""
+    settings, folder = search.settings, search.folder
+    _prepare_process(share)
+    run(
+        trainable,
+        name=TRIALS,
+        storage_path=str(folder),
+        config={"task": dataclasses.asdict(settings.task), "trials": str(folder / TRIALS)},
+        num_samples=settings.max_trials,
+        search_alg=Proposals(events.sampler, settings.max_trials),
+        scheduler=events.halving,
+        callbacks=[JsonLoggerCallback(), events],
+        resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        max_failures=MOST_RETRIES,
+        # what a trial prints is kept beside its record
+        log_to_file=True,
+        sync_config=SyncConfig(sync_artifacts=True),
+        verbose=0,
+    )
 
 
 def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
@@ -128,6 +141,7 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
         concurrent=share.concurrent,
         storage=open_storage(search.folder / FILE),
         study_name=settings.name,
+        ended=search.outcomes.rows(),
     )
     halving = PresetSparingHalving(
         metric=metric,
@@ -144,8 +158,6 @@ def _prepare_process(share: Share) -> None:
     """Set what Ray Tune reads from the environment, and the end by SIGTERM."""
     # as many trials may wait for a node as may run, so that an autoscaler sees what is needed
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
-    # Ray saves its state at every checkpoint; a trial that has none yet is forgotten if it is younger than this
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
     # a preempted worker counts as any other that died, so that retries are counted and bounded
     os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
     # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
@@ -156,11 +168,6 @@ def _most_epochs(settings: SearchSettings) -> float:
     """Return the longest course that a trial can have."""
     searched = {parameter.name: parameter for parameter in TABLE}["num_train_epochs"]
     return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
-
-
-def _has_state(folder: Path) -> bool:
-    """Whether Ray has saved a state to go on from."""
-    return any((folder / TRIALS).glob("experiment_state-*.json"))
 
 
 def _trial_name(trial: Trial) -> str:
