@@ -1,11 +1,9 @@
-"""Kill anything, run the same command again: nothing is lost, nothing is done twice, and the search ends as it would."""
+"""Kill anything, run the same command again: nothing is lost or done twice, and the search ends as it would have."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -51,6 +49,42 @@ def kill_node(process: subprocess.Popen[str]) -> None:
     for one in (*driver.children(recursive=True), driver):
         one.kill()
     process.communicate()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """When a run of the command is killed."""
+
+    evaluations: int
+    """How many are awaited first; 0 for a moment in the start."""
+    seconds: float
+
+
+def random_moment(source: random.Random, start_seconds: float) -> Moment:
+    """Return a moment in the start of a run (three in ten), or at any point of the work up to a third of a search."""
+    if source.random() < 0.3:
+        return Moment(evaluations=0, seconds=source.uniform(0, start_seconds))
+    return Moment(evaluations=source.randint(1, 20), seconds=source.uniform(0, 2 * PAUSE))
+
+
+def done(results: Path) -> list[str]:
+    """Return the evaluations that were done: trial and step."""
+    file = results / "toy" / "evaluations.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def await_moment(process: subprocess.Popen[str], results: Path, moment: Moment) -> bool:
+    """Wait for a moment; return whether the process still lives."""
+    before, deadline = len(done(results)), time.monotonic() + 200
+    while moment.evaluations and len(done(results)) < before + moment.evaluations and time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.02)
+    try:
+        process.wait(moment.seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +148,7 @@ def assert_whole(results: Path, tracking_uri: str = "") -> None:
 
 def repeated(results: Path) -> int:
     """Return how many evaluations were done that had been done before."""
-    return sum(count - 1 for count in Counter((results / "toy" / "evaluations.txt").read_text().splitlines()).values())
+    return sum(count - 1 for count in Counter(done(results)).values())
 
 
 @pytest.fixture(scope="module")
