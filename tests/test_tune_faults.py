@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from optuna.trial import FrozenTrial, TrialState
 
+pytestmark = pytest.mark.slow
 TOY = Path(__file__).with_name("toy_search.py")
+SCRIPT = Path(__file__).resolve().parent.parent / "tune" / "search.py"
 TRIALS = 9
 PAUSE = 0.15
 
@@ -159,3 +163,138 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
     finish(results, "--concurrent", "1")
     assert_whole(results)
     return left(results), time.monotonic() - began
+
+
+def same(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return outcomes without how often a worker died with its search."""
+    return [{**row, "retries": 0} for row in found]
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_a_driver_killed_at_ten_random_moments_ends_with_the_search_it_would_have_been(
+    seed: int, undisturbed: tuple[Left, float], tmp_path: Path
+) -> None:
+    expected, seconds = undisturbed
+    source, kills = random.Random(seed), 0
+    while kills < 10:
+        process = start(tmp_path, "--concurrent", "1")
+        if await_moment(process, tmp_path, random_moment(source, seconds / 2)):
+            kill_driver(process)
+            kills += 1
+            continue
+        process.communicate()
+        if (tmp_path / "toy" / "finished.json").exists():
+            break
+    finish(tmp_path, "--concurrent", "1")
+    assert kills > 5
+    assert_whole(tmp_path)
+    found = left(tmp_path)
+    assert (same(found.ended), found.rungs) == (same(expected.ended), expected.rungs)
+    assert (found.told, found.steps) == (expected.told, expected.steps)
+    assert repeated(tmp_path) <= kills
+    assert "nothing to run" in finish(tmp_path)
+
+
+def test_a_node_killed_whole_loses_nothing_of_two_trials_at_a_time(tmp_path: Path) -> None:
+    source, kills = random.Random(2), 0
+    for _ in range(3):
+        process = start(tmp_path)
+        if await_moment(process, tmp_path, Moment(evaluations=source.randint(3, 12), seconds=source.uniform(0, PAUSE))):
+            kill_node(process)
+            kills += 1
+    finish(tmp_path)
+    assert kills == 3
+    assert_whole(tmp_path)
+    assert repeated(tmp_path) <= 2 * kills
+
+
+def test_a_second_driver_on_the_same_search_ends_in_one_line(tmp_path: Path) -> None:
+    first = start(tmp_path)
+    await_moment(first, tmp_path, Moment(evaluations=1, seconds=0))
+    second = subprocess.run(first.args, capture_output=True, text=True, timeout=120, check=False)
+    kill_driver(first)
+    assert second.returncode == 2
+    assert second.stderr == f"error: {tmp_path / 'toy'} is in use by another process: wait for its end, or stop it\n"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 260 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk cannot be mounted here: it needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path, free_bytes: int) -> Path:
+    """Fill a disk but for a few bytes; return the file to remove to make room."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        file.write(bytes(shutil.disk_usage(disk).free - free_bytes))
+    return filler
+
+
+@pytest.mark.parametrize("free_kb", [0, 64])
+def test_a_full_disk_stops_the_search_with_one_line_and_the_same_command_goes_on_with_room(
+    free_kb: int, undisturbed: tuple[Left, float], small_disk: Path
+) -> None:
+    expected, _ = undisturbed
+    process = start(small_disk, "--concurrent", "1")
+    assert await_moment(process, small_disk, Moment(evaluations=15, seconds=0))
+    filler = fill(small_disk, free_kb << 10)
+    output, _ = process.communicate(timeout=120)
+    filler.unlink()
+    assert process.returncode == 2, output
+    errors = [line for line in output.splitlines() if not line.startswith("[")]
+    assert len(errors) == 1, output
+    assert errors[0].startswith("error: the search has stopped because a disk is full: ")
+    assert "make room, then run the same command to go on (nothing is lost)" in errors[0]
+    finish(small_disk, "--concurrent", "1")
+    assert_whole(small_disk)
+    found = left(small_disk)
+    assert (same(found.ended), found.rungs, found.told) == (same(expected.ended), expected.rungs, expected.told)
+
+
+def start_demo(results: Path) -> subprocess.Popen[str]:
+    short = ["--set", "num_train_epochs=0.5", "--set", "eval_every_steps=8"]
+    command = [sys.executable, str(SCRIPT), "--demo", "--results", str(results), "--max-trials", "2", *short]
+    return subprocess.Popen(
+        [*command, "--concurrent", "1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def trained(results: Path) -> dict[str, tuple[bytes, list[tuple[int, float, float, float]]]]:
+    """Return MLflow run name to the trial's adapter and what was measured of it, times left out."""
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    found = {}
+    for run in client.search_runs([client.get_experiment_by_name("medqa").experiment_id], "tags.role = 'trial'"):
+        folder = results / "artifacts" / run.info.run_id / "artifacts"
+        columns = [
+            client.get_metric_history(run.info.run_id, name) for name in ("accuracy", "answer_nll", "train_loss")
+        ]
+        rows = [(one.step, one.value, two.value, three.value) for one, two, three in zip(*columns, strict=True)]
+        found[run.info.run_name] = ((folder / "adapter" / "adapter_model.safetensors").read_bytes(), rows)
+    return found
+
+
+def test_a_demo_search_killed_in_the_middle_of_a_trial_ends_with_the_same_adapters_bit_for_bit(tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        process = start_demo(tmp_path / name)
+        if name == "killed":
+            log = tmp_path / name / "demo" / "trials" / "config_2_low_rank" / "kept" / "training_log.json"
+            while not log.exists() and process.poll() is None:
+                time.sleep(0.05)
+            assert not json.loads(log.read_text())[-1]["finished"]
+            kill_driver(process)
+            process = start_demo(tmp_path / name)
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+    whole, killed = trained(tmp_path / "whole"), trained(tmp_path / "killed")
+    assert killed == whole
+    assert {len(rows) for _, rows in whole.values()} == {4}
+    again, _ = start_demo(tmp_path / "killed").communicate(timeout=100)
+    assert "The search is finished: nothing is run." in again
+    assert "Best trial: " in again

@@ -169,7 +169,7 @@ def disk_watch(folder: Path) -> Iterator[None]:
             raise
         free_mb = shutil.disk_usage(folder).free / 2**20
         raise DiskFullError(
-            f"the search has stopped because a disk is full ({_full_words(error)}; {free_mb:.0f} MB free in {folder}): "
+            f"the search has stopped because a disk is full: {_full_words(error)} ({free_mb:.0f} MB free in {folder}); "
             "make room, then run the same command to go on (nothing is lost)"
         ) from error
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tune.locks import alone
 
 FOLDER = "kept"
 """Folder of what a trial has kept, in the trial's own folder."""
+_WORKING = ".working"
 _LONGEST_WAIT_SECONDS = 600.0
 """A worker whose search was killed dies with its Ray, or at the end of its step on the GPU."""
 
@@ -33,21 +33,23 @@ def kept_folder(ray_config: Mapping[str, Any]) -> Path:
 
 @contextlib.contextmanager
 def working_copy(kept: Path) -> Iterator[Path]:
-    """Hand out a temporary folder with what the trial has kept, and remove it at the end.
+    """Hand out a folder with a copy of what the trial has kept, and remove it at the end, or after a kill next time.
 
     Raises:
         LockedError: when a worker of an earlier run of the search still uses the trial after ten minutes.
     """
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        alone(kept.parent, _LONGEST_WAIT_SECONDS),
-        tempfile.TemporaryDirectory(prefix=f"{kept.parent.name}-") as name,
-    ):
-        folder = Path(name)
+    folder = kept.with_name(_WORKING)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder.parent, _LONGEST_WAIT_SECONDS):
+        shutil.rmtree(folder, ignore_errors=True)
         record.recover_folder(kept)
-        if kept.is_dir():
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
-        yield folder
+        try:
+            if kept.is_dir():
+                shutil.copytree(kept, folder)
+            folder.mkdir(exist_ok=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def keep(folder: Path, kept: Path) -> None:
