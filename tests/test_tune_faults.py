@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -170,12 +171,11 @@ def same(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "retries": 0} for row in found]
 
 
-@pytest.mark.parametrize("seed", [1])
 def test_a_driver_killed_at_ten_random_moments_ends_with_the_search_it_would_have_been(
-    seed: int, undisturbed: tuple[Left, float], tmp_path: Path
+    undisturbed: tuple[Left, float], tmp_path: Path
 ) -> None:
     expected, seconds = undisturbed
-    source, kills = random.Random(seed), 0
+    source, kills = random.Random(1), 0
     while kills < 10:
         process = start(tmp_path, "--concurrent", "1")
         if await_moment(process, tmp_path, random_moment(source, seconds / 2)):
@@ -232,19 +232,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, free_bytes: int) -> Path:
     """Fill a disk but for a few bytes; return the file to remove to make room."""
     filler = disk / "filler"
-    with filler.open("wb") as file:
-        file.write(bytes(shutil.disk_usage(disk).free - free_bytes))
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 20)):
+            pass
+    os.truncate(filler, filler.stat().st_size - free_bytes)
     return filler
 
 
-@pytest.mark.parametrize("free_kb", [0, 64])
 def test_a_full_disk_stops_the_search_with_one_line_and_the_same_command_goes_on_with_room(
-    free_kb: int, undisturbed: tuple[Left, float], small_disk: Path
+    undisturbed: tuple[Left, float], small_disk: Path
 ) -> None:
     expected, _ = undisturbed
     process = start(small_disk, "--concurrent", "1")
     assert await_moment(process, small_disk, Moment(evaluations=15, seconds=0))
-    filler = fill(small_disk, free_kb << 10)
+    filler = fill(small_disk, 64 << 10)  # for some writes there is room still
     output, _ = process.communicate(timeout=120)
     filler.unlink()
     assert process.returncode == 2, output
