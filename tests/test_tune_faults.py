@@ -52,7 +52,8 @@ def kill_node(process: subprocess.Popen[str]) -> None:
     driver = psutil.Process(process.pid)
     driver.suspend()  # so that it starts nothing while its children are counted
     for one in (*driver.children(recursive=True), driver):
-        one.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     process.communicate()
 
 
