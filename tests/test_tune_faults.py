@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -300,3 +302,52 @@ def test_a_demo_search_killed_in_the_middle_of_a_trial_ends_with_the_same_adapte
     again, _ = start_demo(tmp_path / "killed").communicate(timeout=100)
     assert "The search is finished: nothing is run." in again
     assert "Best trial: " in again
+
+
+class Server:
+    """A real MLflow server that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{port}"
+        store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
+        where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        self._command = [sys.executable, "-m", "mlflow", "server", *store, *where]
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                return
+            time.sleep(0.2)
+        raise TimeoutError(f"no MLflow server at {self.uri}")
+
+    def stop(self) -> None:
+        server = psutil.Process(self._process.pid)
+        for one in (*server.children(recursive=True), server):
+            one.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_an_mlflow_server_that_is_away_for_a_while_costs_nothing(mlflow_server: Server, tmp_path: Path) -> None:
+    process = start(tmp_path, "--tracking-uri", mlflow_server.uri, pause=0.4)
+    assert await_moment(process, tmp_path, Moment(evaluations=8, seconds=0))
+    mlflow_server.stop()
+    assert await_moment(process, tmp_path, Moment(evaluations=12, seconds=0))
+    mlflow_server.start()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_whole(tmp_path, mlflow_server.uri)
+    assert repeated(tmp_path) == 0
