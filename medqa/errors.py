@@ -31,3 +31,11 @@ class GpuMemoryError(MedQAError):
 
 class HopelessError(MedQAError):
     """Trials fail one after the other with the same bug: the search has stopped."""
+
+
+class LockedError(MedQAError):
+    """Another process runs the same search or trial."""
+
+
+class DiskFullError(MedQAError):
+    """A disk is full: the search has stopped and can go on once there is room."""

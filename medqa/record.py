@@ -148,12 +148,20 @@ def read_plan(run_dir: Path) -> MemoryPlan:
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a new folder, then put it in the place of the old one."""
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(partial, ignore_errors=True)
+    recover_folder(folder)
     write(partial)
-    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Clear up what a kill in the midst of `replace_folder` left: where no folder is in place, the old one is again."""
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(partial, ignore_errors=True)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

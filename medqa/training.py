@@ -25,8 +25,8 @@ def train(config: TrialConfig, task: Task, run_dir: Path, name: str, on_eval: On
     """Train one adapter, evaluate it every `config.eval_every_steps` steps, and leave its record in `run_dir`.
 
     `run_dir` holds a complete record at each call of `on_eval`. Where it holds the state of an earlier,
-    interrupted call, training goes on exactly there; where that call had finished, `on_eval` gets its last
-    evaluation again and nothing is trained.
+    interrupted call, `on_eval` gets the last evaluation again, which it may not have heard, and training goes on
+    exactly there; where that call had finished, nothing is trained.
 
     Where a GPU's memory runs out, training goes on from there with smaller micro-batches and more of them: a step
     stays the same up to rounding and dropout's draws, because its loss is the mean over all its tokens.
@@ -45,9 +45,10 @@ def train(config: TrialConfig, task: Task, run_dir: Path, name: str, on_eval: On
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log = checkpoint.restore_log(run_dir)
-    if log and log[-1]["finished"]:
+    if log:
         on_eval(Evaluation(**log[-1]))
-        return
+        if log[-1]["finished"]:
+            return
     base = load_base(task)
     questions = _load_questions(task)
     course = build_course(config, questions.train, base.encoder)

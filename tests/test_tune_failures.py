@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
+from ray.tune import TuneError
 
-from medqa.errors import DivergedError, GpuMemoryError
+from medqa.errors import DiskFullError, DivergedError, GpuMemoryError
 from medqa.presets import PRESETS
-from tune.failures import BugWatch, Failure, failure_from, unreported_failure
+from tune.failures import BugWatch, Failure, disk_watch, failure_from, unreported_failure
 
 TOY = Path(__file__).with_name("toy_search.py")
-MEMORY, DIVERGED, BUG, KILLED, FINE = list(PRESETS)[:5]
+MEMORY, DIVERGED, BUG, KILLED, FINE, NOT_A_NUMBER = PRESETS
 
 
 def toy(results: Path, max_trials: int, failing: str) -> subprocess.CompletedProcess[str]:
@@ -92,6 +97,30 @@ def test_a_failure_that_no_worker_reported_is_a_lost_worker_or_a_bug(tmp_path: P
     assert "ValueError: a bad value" in unreported_failure(FakeTrial(tmp_path / "no_start", no_start)).reason
 
 
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device", "results/a_file"),
+    sqlite3.OperationalError("database or disk is full"),
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),  # torch.save
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    TuneError("Traceback:\n  a frame\nOSError: [Errno 28] No space left on device\n"),  # Ray quotes the others
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["system", "sqlite", "torch", "safetensors", "ray"])
+def test_a_full_disk_is_no_failure_of_a_trial_and_ends_the_search_in_one_line(error: Exception, tmp_path: Path) -> None:
+    assert raised(error).kind == "disk_full"
+    assert unreported_failure(FakeTrial(tmp_path / "error", error)).kind == "disk_full"
+    words = "make room, then run the same command to go on"
+    with pytest.raises(DiskFullError, match=words) as caught, disk_watch(tmp_path):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_the_watch_for_full_disks_lets_every_other_error_pass(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), disk_watch(tmp_path):
+        raise KeyError("no such key")
+
+
 def test_only_equal_bugs_in_a_row_are_hopeless() -> None:
     bug, diverged = raised(RuntimeError("a")), raised(DivergedError("a"))
     for ends, hopeless in (
@@ -109,9 +138,10 @@ def test_only_equal_bugs_in_a_row_are_hopeless() -> None:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search in which four trials meet a failure each, and what it printed."""
+    """A search in which five trials meet a failure each, and what it printed."""
     results = tmp_path_factory.mktemp("results")
-    search = toy(results, 5, f"{MEMORY}=memory,{DIVERGED}=diverged,{BUG}=error,{KILLED}=kill")
+    ways = f"{MEMORY}=memory,{DIVERGED}=diverged,{BUG}=error,{KILLED}=kill,{NOT_A_NUMBER}=nan"
+    search = toy(results, 6, ways)
     assert search.returncode == 0, search.stdout
     return results, search.stdout
 
@@ -134,6 +164,20 @@ def test_a_failed_trial_is_not_tried_again_and_its_class_is_everywhere(
 
 
 @pytest.mark.slow
+def test_a_value_that_is_not_a_number_ends_its_trial_as_diverged_and_keeps_what_came_before(
+    searched: tuple[Path, str],
+) -> None:
+    results, _ = searched
+    row = outcomes(results)[NOT_A_NUMBER]
+    every = row["config"]["eval_every_steps"]
+    assert (row["state"], row["failure"], row["steps"]) == ("failed", "diverged", every)
+    assert row["stop_reason"] == f"diverged: diverged at step {2 * every}: accuracy is nan"
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{results}/toy/optuna.db")
+    states = {trial.user_attrs["name"]: trial.state for trial in study.trials}
+    assert (states[NOT_A_NUMBER], states[FINE]) == (TrialState.FAIL, TrialState.COMPLETE)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint_and_has_not_failed(searched: tuple[Path, str]) -> None:
     results, _ = searched
     row = outcomes(results)[KILLED]
@@ -150,7 +194,7 @@ def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint_and_has_not_failed(
 def test_a_failed_search_has_one_line_a_trial_and_the_others_complete(searched: tuple[Path, str]) -> None:
     results, output = searched
     ours = [line for line in output.splitlines() if "(raylet)" not in line]  # Ray tells of the dead worker
-    assert [line[:5] for line in ours] == [f"[{number}/5]" for number in range(1, 6)] + ["finis"]
+    assert [line[:5] for line in ours] == [f"[{number}/6]" for number in range(1, 7)] + ["finis"]
     assert (outcomes(results)[FINE]["state"], outcomes(results)[FINE]["failure"]) == ("completed", "")
 
 

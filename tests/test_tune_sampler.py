@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,13 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from medqa.presets import PRESETS
+from tune.outcomes import State, TrialOutcome
 from tune.proposal import Proposal, proposal_of
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.space import TABLE, Space
 from tune.study import SamplerName, open_storage, put_back
 
 OWN = {"mine": {"lora_rank": 8, "use_rslora": True}}
-
-
-class FakeTrial:
-    """What the sampler reads of a Ray trial."""
-
-    def __init__(self, trial_id: str, ended: bool = False) -> None:
-        self.trial_id = trial_id
-        self._ended = ended
-
-    def is_finished(self) -> bool:
-        return self._ended
 
 
 def new_sampler(
@@ -40,6 +30,7 @@ def new_sampler(
     kind: SamplerName = "tpe",
     file: Path | None = None,
     storage: BaseStorage | None = None,
+    ended: Sequence[TrialOutcome] = (),
 ) -> PresetsThenOptuna:
     return PresetsThenOptuna(
         space or Space(),
@@ -50,32 +41,47 @@ def new_sampler(
         concurrent=concurrent,
         storage=storage or (open_storage(file) if file else InMemoryStorage()),
         study_name="a search",
+        ended=ended,
     )
 
 
-def propose(sampler: PresetsThenOptuna, trial_id: str) -> Proposal:
-    suggested = sampler.suggest(trial_id)
+def propose(sampler: PresetsThenOptuna) -> Proposal:
+    suggested = sampler.suggest("an id that Ray made up")
     assert isinstance(suggested, dict)
     return proposal_of(suggested)
 
 
 def propose_many(sampler: PresetsThenOptuna, count: int) -> list[Proposal]:
-    return [propose(sampler, f"id{number}") for number in range(count)]
+    return [propose(sampler) for _ in range(count)]
 
 
-def result(accuracy: float, examples: int, finished: bool) -> dict[str, Any]:
-    return {"best_accuracy": accuracy, "examples": examples, "finished": finished}
+def result(accuracy: float, examples: int) -> dict[str, Any]:
+    return {"best_accuracy": accuracy, "examples": examples}
 
 
-def run_trial(sampler: PresetsThenOptuna, trial_id: str, proposal: Proposal) -> None:
+def outcome(proposal: Proposal, state: State, accuracy: float | None) -> TrialOutcome:
+    return TrialOutcome(
+        name=proposal.name,
+        seed_point=proposal.seed_point,
+        state=state,
+        stop_reason="",
+        config=proposal.config,
+        accuracy=accuracy,
+        answer_nll=accuracy,
+        steps=10,
+        seconds=1.0,
+    )
+
+
+def run_trial(sampler: PresetsThenOptuna, proposal: Proposal) -> TrialOutcome:
     """Every third trial is stopped, every seventh fails, and the value follows from the configuration."""
     value = 0.5 + proposal.config.lora_dropout - abs(proposal.config.learning_rate - 4e-4) * 500
     place = sum(proposal.name.encode())
-    sampler.on_trial_result(trial_id, result(value / 2, 500, False))
+    sampler.trial_evaluated(proposal.name, result(value / 2, 500))
     if place % 7 == 0:
-        sampler.on_trial_complete(trial_id, None, error=True)
-    else:
-        sampler.on_trial_complete(trial_id, result(value, 1000, finished=place % 3 > 0))
+        return outcome(proposal, "failed", value / 2)
+    sampler.trial_evaluated(proposal.name, result(value, 1000))
+    return outcome(proposal, "completed" if place % 3 else "stopped", value)
 
 
 def stored(file: Path) -> list[FrozenTrial]:
@@ -96,25 +102,28 @@ def test_the_first_trials_are_the_presets_and_own_seed_points_and_later_ones_hav
 
 def test_no_more_trials_are_proposed_than_may_run_side_by_side() -> None:
     sampler = new_sampler(concurrent=2)
-    sampler.follow([])
-    propose_many(sampler, 2)
+    first, _ = propose_many(sampler, 2)
     assert sampler.suggest("one too many") is None
-    sampler.follow([FakeTrial("id0", ended=True), FakeTrial("id1")])
+    sampler.trial_ended(outcome(first, "completed", 0.5))
     assert sampler.suggest("now there is room") is not None
 
 
 def test_a_stopped_trial_is_pruned_with_its_values_by_examples_and_a_complete_one_complete(tmp_path: Path) -> None:
     sampler = new_sampler(file=tmp_path / "optuna.db")
-    propose_many(sampler, 6)
-    sampler.on_trial_result("id0", result(0.3, 100, False))
-    sampler.on_trial_complete("id0", result(0.4, 200, True))
-    sampler.on_trial_result("id1", result(0.2, 100, False))
-    sampler.on_trial_complete("id1", result(0.25, 200, False))
-    sampler.on_trial_complete("id2", None, error=True)
-    sampler.on_trial_result("id3", result(float("nan"), 100, False))
-    sampler.on_trial_complete("id3", result(float("nan"), 200, True))
-    sampler.on_trial_complete("id4", None)
-    sampler.on_trial_complete("id5", result(float("inf"), 200, True))
+    proposals = propose_many(sampler, 6)
+    names = [proposal.name for proposal in proposals]
+    for name, value, examples in (
+        (names[0], 0.3, 100),
+        (names[0], 0.4, 200),
+        (names[1], 0.2, 100),
+        (names[1], 0.25, 200),
+        (names[3], float("nan"), 100),
+    ):
+        sampler.trial_evaluated(name, result(value, examples))
+    ends: list[tuple[State, float | None]] = [("completed", 0.4), ("stopped", 0.25), ("failed", None)]
+    ends += [("completed", float("nan")), ("stopped", None), ("completed", float("inf"))]
+    for proposal, (state, value) in zip(proposals, ends, strict=True):
+        sampler.trial_ended(outcome(proposal, state, value))
     trials = stored(tmp_path / "optuna.db")
     complete, pruned, fail = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
     assert [trial.state for trial in trials] == [complete, pruned, fail, fail, fail, fail]
@@ -125,21 +134,36 @@ def test_a_stopped_trial_is_pruned_with_its_values_by_examples_and_a_complete_on
 
 def test_an_evaluation_repeated_after_a_restart_and_an_end_told_twice_do_no_harm(tmp_path: Path) -> None:
     sampler = new_sampler(file=tmp_path / "optuna.db")
-    propose(sampler, "id0")
+    proposal = propose(sampler)
     for _ in range(2):
-        sampler.on_trial_result("id0", result(0.3, 100, False))
+        sampler.trial_evaluated(proposal.name, result(0.3, 100))
     for _ in range(2):
-        sampler.on_trial_complete("id0", result(0.4, 200, True))
-    sampler.on_trial_result("id0", result(0.9, 300, True))
-    assert stored(tmp_path / "optuna.db")[0].intermediate_values == {100: 0.3, 200: 0.4}
+        sampler.trial_ended(outcome(proposal, "completed", 0.4))
+    sampler.trial_evaluated(proposal.name, result(0.9, 300))
+    (trial, *_) = stored(tmp_path / "optuna.db")
+    assert (trial.value, trial.intermediate_values) == (0.4, {100: 0.3})
 
 
-def test_results_of_a_trial_that_the_sampler_never_proposed_are_passed_over() -> None:
-    sampler = new_sampler()
-    before = [trial.state for trial in sampler._ot_study.get_trials()]
-    sampler.on_trial_result("unknown", result(0.3, 100, False))
-    sampler.on_trial_complete("unknown", result(0.3, 100, True))
-    assert [trial.state for trial in sampler._ot_study.get_trials()] == before
+def test_an_end_that_optuna_did_not_hear_before_a_kill_is_told_at_the_next_start(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    proposals = propose_many(new_sampler(file=file), 8)
+    ends: list[State] = ["completed", "stopped", "failed"]
+    rows = [outcome(proposals[number], state, 0.4) for number, state in zip((0, 6, 7), ends, strict=True)]
+    after = new_sampler(file=file, ended=rows)
+    waiting = [TrialState.WAITING] * 5
+    assert states(file) == [TrialState.COMPLETE, *waiting, TrialState.PRUNED, TrialState.FAIL]
+    assert (stored(file)[0].value, after.unfinished, after.proposed) == (0.4, 0, 3)
+    assert propose_many(after, 5) == proposals[1:6]
+
+
+def test_what_ray_says_of_trials_is_passed_over(tmp_path: Path) -> None:
+    sampler = new_sampler(file=tmp_path / "optuna.db")
+    proposal = propose(sampler)
+    before = states(tmp_path / "optuna.db")
+    sampler.on_trial_result(proposal.name, result(0.3, 100))
+    sampler.on_trial_complete(proposal.name, result(0.3, 100))
+    assert states(tmp_path / "optuna.db") == before
+    assert stored(tmp_path / "optuna.db")[0].intermediate_values == {}
 
 
 def small_space() -> Space:
@@ -161,12 +185,11 @@ def test_a_small_space_is_tried_whole_without_repetition_and_then_ends() -> None
 def test_nothing_is_proposed_twice_across_restarts(tmp_path: Path) -> None:
     file = tmp_path / "optuna.db"
     configs = set()
-    for number in range(4):
+    for _ in range(4):
         sampler = new_sampler(small_space(), file=file)
-        sampler.follow([FakeTrial(f"id{earlier}", ended=True) for earlier in range(number)])
-        proposal = propose(sampler, f"id{number}")
+        proposal = propose(sampler)
         configs.add(proposal.config)
-        sampler.on_trial_complete(f"id{number}", result(0.5, 100, True))
+        sampler.trial_ended(outcome(proposal, "completed", 0.5))
     assert len(configs) == 4
     assert states(file) == [TrialState.COMPLETE] * 4
     assert new_sampler(small_space(), file=file).suggest("none left") == "FINISHED"
@@ -177,9 +200,9 @@ def test_the_same_seed_proposes_the_same_configurations_and_another_seed_others(
     def proposed(seed: int) -> list[Proposal]:
         sampler = new_sampler(seed=seed, kind=kind)
         proposals = []
-        for number in range(10):
-            proposals.append(propose(sampler, f"id{number}"))
-            run_trial(sampler, f"id{number}", proposals[-1])
+        for _ in range(10):
+            proposals.append(propose(sampler))
+            sampler.trial_ended(run_trial(sampler, proposals[-1]))
         return proposals
 
     assert proposed(1) == proposed(1)
@@ -189,13 +212,13 @@ def test_the_same_seed_proposes_the_same_configurations_and_another_seed_others(
 def test_tpe_is_aware_of_trials_in_flight() -> None:
     def next_five(in_flight: bool) -> list[Proposal]:
         sampler = new_sampler()
-        for number in range(10):
-            run_trial(sampler, f"id{number}", propose(sampler, f"id{number}"))
+        for _ in range(10):
+            sampler.trial_ended(run_trial(sampler, propose(sampler)))
         proposals = []
-        for number in range(5):
-            proposals.append(propose(sampler, f"next{number}"))
+        for _ in range(5):
+            proposals.append(propose(sampler))
             if not in_flight:  # Optuna passes over failed trials
-                sampler.on_trial_complete(f"next{number}", None, error=True)
+                sampler.trial_ended(outcome(proposals[-1], "failed", None))
         return proposals
 
     assert next_five(in_flight=True)[0] == next_five(in_flight=False)[0]
@@ -231,36 +254,26 @@ def test_seed_points_half_put_in_before_a_kill_are_completed(tmp_path: Path) -> 
     assert [proposal.name for proposal in propose_many(new_sampler(file=file), 6)] == list(PRESETS)
 
 
-def test_a_trial_that_ray_goes_on_with_keeps_its_optuna_trial_and_one_it_forgot_is_proposed_again(
-    tmp_path: Path,
-) -> None:
+def test_trials_under_way_at_a_kill_are_proposed_again_as_they_were_before_anything_new(tmp_path: Path) -> None:
     file = tmp_path / "optuna.db"
-    before = propose_many(new_sampler(file=file), 8)
+    first = new_sampler(file=file)
+    before = propose_many(first, 8)
+    first.trial_ended(outcome(before[1], "completed", 0.4))
     after = new_sampler(file=file)
     assert TrialState.RUNNING not in states(file)
-    # Ray has five trials, the second ended without Optuna being told; it forgot the last three
-    after.follow([FakeTrial("id0"), FakeTrial("id1", ended=True), *(FakeTrial(f"id{n}") for n in (2, 3, 4))])
-    running, waiting = TrialState.RUNNING, TrialState.WAITING
-    assert states(file) == [running, TrialState.FAIL, running, running, running, waiting, waiting, waiting]
-    assert after.unfinished == 4
-    again = [propose(after, f"new{number}") for number in range(3)]
-    assert again == before[5:]
-    assert len(stored(file)) == 8
-    after.on_trial_complete("id0", result(0.4, 200, True))
-    after.on_trial_complete("new0", result(0.5, 200, True))
-    assert stored(file)[0].value == 0.4
-    assert stored(file)[5].value == 0.5
+    assert propose_many(after, 8)[:7] == [before[0], *before[2:]]
+    after.trial_ended(outcome(before[7], "completed", 0.5))
+    assert stored(file)[7].value == 0.5
+    assert len(stored(file)) == 9
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_no_trial_is_running_after_the_end_and_an_interrupted_one_waits(finished: bool, tmp_path: Path) -> None:
+def test_no_trial_is_running_after_the_end_and_an_unfinished_one_waits(tmp_path: Path) -> None:
     file = tmp_path / "optuna.db"
     sampler = new_sampler(file=file)
-    propose_many(sampler, 7)
-    sampler.on_trial_complete("id0", result(0.4, 200, True))
-    sampler.end(finished)
-    left = TrialState.FAIL if finished else TrialState.WAITING
-    assert states(file) == [TrialState.COMPLETE, *[left] * 6]
+    proposals = propose_many(sampler, 7)
+    sampler.trial_ended(outcome(proposals[0], "completed", 0.4))
+    sampler.end()
+    assert states(file) == [TrialState.COMPLETE, *[TrialState.WAITING] * 6]
 
 
 def test_a_killed_search_is_put_back_without_being_run(tmp_path: Path) -> None:
@@ -285,32 +298,22 @@ WRITES = (
 
 
 class Machine:
-    """What outlives a killed search of 12 trials, one at a time: the study, and the trials that Ray has saved."""
+    """What outlives a killed search of 12 trials, one at a time: the study, and the outcomes."""
 
     def __init__(self, storage: BaseStorage, kind: SamplerName) -> None:
         self.storage, self.kind = storage, kind
         self.proposals: dict[str, Proposal] = {}
-        self.ended: set[str] = set()
-        self.starts = 0
+        self.ended: list[TrialOutcome] = []
 
     def run_search(self) -> None:
-        self.starts += 1
-        sampler = new_sampler(Space(seeds=OWN), concurrent=1, seed=3, kind=self.kind, storage=self.storage)
-        self._follow(sampler)
-        for trial_id in [trial_id for trial_id in self.proposals if trial_id not in self.ended]:
-            self._run(sampler, trial_id)
-        while len(self.proposals) < 12:
-            self._follow(sampler)
-            trial_id = f"id{len(self.proposals)} of start {self.starts}"
-            self.proposals[trial_id] = propose(sampler, trial_id)
-            self._run(sampler, trial_id)
-
-    def _follow(self, sampler: PresetsThenOptuna) -> None:
-        sampler.follow([FakeTrial(trial_id, trial_id in self.ended) for trial_id in self.proposals])
-
-    def _run(self, sampler: PresetsThenOptuna, trial_id: str) -> None:
-        run_trial(sampler, trial_id, self.proposals[trial_id])
-        self.ended.add(trial_id)
+        sampler = new_sampler(
+            Space(seeds=OWN), concurrent=1, seed=3, kind=self.kind, storage=self.storage, ended=self.ended
+        )
+        while sampler.proposed < 12:
+            proposal = propose(sampler)
+            assert self.proposals.setdefault(proposal.name, proposal) == proposal
+            self.ended.append(run_trial(sampler, proposal))
+            sampler.trial_ended(self.ended[-1])
 
     def run_search_killed_before_write(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         writes = itertools.count(1)
@@ -326,8 +329,10 @@ class Machine:
         with monkeypatch.context() as patch:
             for name in WRITES:
                 patch.setattr(self.storage, name, killing(getattr(self.storage, name)))
+            self.was_killed = True
             with contextlib.suppress(KilledError):
                 self.run_search()
+                self.was_killed = False
 
     def result(self) -> tuple[list[Proposal], list[tuple[TrialState, dict[str, Any], dict[int, float]]]]:
         (study,) = self.storage.get_all_studies()
@@ -347,10 +352,10 @@ def test_a_kill_before_any_write_leaves_all_proposals_and_all_that_optuna_is_tol
     for number in itertools.count(1, every):
         killed = Machine(InMemoryStorage(), kind)
         killed.run_search_killed_before_write(number, monkeypatch)
-        if len(killed.ended) == 12:
-            break
         killed.run_search()
         assert killed.result() == unbroken.result(), f"killed before write {number}"
+        if not killed.was_killed:
+            break
     assert number > 150
 
 
@@ -366,13 +371,12 @@ def test_a_kill_leaves_a_study_in_a_file_to_go_on_from(tmp_path: Path, monkeypat
     assert TrialState.RUNNING not in states(tmp_path / "optuna.db")
 
 
-def test_the_number_of_trials_is_counted_by_those_that_ray_has() -> None:
-    sampler = new_sampler()
+def test_trials_are_counted_over_all_runs_of_the_search(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    first, _ = propose_many(new_sampler(file=file), 2)
+    sampler = new_sampler(file=file, ended=[outcome(first, "completed", 0.5)])
     proposals = Proposals(sampler, max_trials=3)
+    propose(sampler)  # the one that was under way
     assert not proposals.is_finished()
-    # Ray's own count, saved before the trials, says 3 although the third was lost
-    proposals.set_state({"counter": 3, "total_samples": 3, "finished": False, "experiment": None})
-    sampler.follow([FakeTrial("id0", ended=True), FakeTrial("id1", ended=True)])
-    assert not proposals.is_finished()
-    propose(sampler, "id2")
+    propose(sampler)
     assert proposals.is_finished()

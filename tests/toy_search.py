@@ -1,30 +1,37 @@
-"""A search with a toy in place of training: python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING [WISHES]].
+"""A search with a toy in place of training.
 
-From the environment: TOY_BYTES, of an adapter; a restart state has three times as many.
+python toy_search.py RESULTS MAX_TRIALS PAUSE [FAILING [WISHES]]
 
-FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged or kill (once, after two
-evaluations). WISHES is JSON: more of the command line's; with gpus_per_trial there are two GPUs that Ray only
-believes in. What a trial reaches follows from its configuration alone, so that two runs can be compared.
+FAILING is NAME or NAME=WAY,NAME=WAY...: a trial's name or "all", and error, memory, diverged, nan or kill (once, after
+two evaluations). WISHES is JSON: more of the command line's; with gpus_per_trial there are two GPUs that Ray only
+believes in. What a trial reaches follows from its configuration alone, so that two runs can be compared. Each
+evaluation that is done is a line of RESULTS/toy/evaluations.txt: the trial's name and the step. TOY_BYTES in the
+environment is the size of an adapter; a restart state has three times as many.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medqa.config import Task
 from medqa.errors import MedQAError
 from medqa.questions import Question, QuestionSet
 from tune import console
+from tune.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from tune.cluster import Share
 
 QUESTION = Question("q", "Which?", {"A": "a", "B": "b", "C": "c", "D": "d"}, "A")
 QUESTIONS = QuestionSet(train=(QUESTION,) * 1000, validation=(QUESTION,) * 300, fingerprint="toy")
 
 
-def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000) -> Callable[[dict[str, Any]], None]:
+def make_toy(pause: float, ways: dict[str, str], folder: Path, size: int) -> Callable[[dict[str, Any]], None]:
     # a nested function travels to the workers by value: they cannot import this file
     def toy(ray_config: dict[str, Any]) -> None:
         import json
@@ -34,20 +41,11 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000)
         import signal
         import time
 
-        from ray.tune import Checkpoint, get_checkpoint, report
-
         from medqa.errors import DivergedError, GpuMemoryError
         from tune.failures import last_words
+        from tune.kept import kept_folder, working_copy
         from tune.proposal import proposal_of
-        from tune.run_folder import run_folder
-
-        def save(step: int, finished: bool) -> None:
-            (folder / "adapter" / "adapter_model.safetensors").write_bytes(os.urandom(size))
-            for old in (folder / "state").glob("checkpoint-*"):
-                shutil.rmtree(old)
-            if not finished:
-                (folder / "state" / f"checkpoint-{step}").mkdir(parents=True)
-                (folder / "state" / f"checkpoint-{step}" / "optimizer.pt").write_bytes(os.urandom(3 * size))
+        from tune.trainable import keep_and_report
 
         def fail(step: int) -> None:
             if way == "memory":
@@ -56,29 +54,37 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000)
                 raise DivergedError("diverged at step 3: the training loss is nan")
             if way == "error":
                 raise RuntimeError("the toy broke")
-            if step >= 2 * config.eval_every_steps and starts.read_text().count(proposal.name) == 1:
+            if step >= 2 * config.eval_every_steps and (folder / "starts.txt").read_text().count(proposal.name) == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        proposal = proposal_of(ray_config)
-        config = proposal.config
-        total = math.ceil(1000 * config.num_train_epochs / config.effective_batch_size)
-        step, best, checkpoint = 0, 0.0, get_checkpoint()
-        if checkpoint:
-            with checkpoint.as_directory() as kept:
-                step, best = json.loads((Path(kept) / "state.json").read_text())
-        way = ways.get(proposal.name, ways.get("all", ""))
-        if way:
-            with starts.open("a") as file:
+        def write_line(name: str, step: int) -> None:
+            with (folder / name).open("a") as file:
                 file.write(f"{proposal.name} {step}\n")
-        with last_words(), run_folder(ray_config["search"], proposal.name) as folder:
-            (folder / "adapter").mkdir()
-            (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
-            (folder / "config.json").write_text("{}")
+
+        def save(run_dir: Path, step: int) -> None:
+            (run_dir / "adapter" / "adapter_model.safetensors").write_bytes(os.urandom(size))
+            shutil.rmtree(run_dir / "state", ignore_errors=True)
+            if step < total:
+                (run_dir / "state" / f"checkpoint-{step}").mkdir(parents=True)
+                (run_dir / "state" / f"checkpoint-{step}" / "optimizer.pt").write_bytes(os.urandom(3 * size))
+
+        def train(run_dir: Path) -> None:
+            log = run_dir / "training_log.json"
+            rows = json.loads(log.read_text()) if log.exists() else []
+            step, best = (rows[-1]["step"], rows[-1]["best_accuracy"]) if rows else (0, 0.0)
+            if way:
+                write_line("starts.txt", step)
+            if rows:
+                keep_and_report(rows[-1], run_dir, kept)
+            (run_dir / "adapter").mkdir(exist_ok=True)
+            (run_dir / "adapter" / "adapter_config.json").write_text(json.dumps({"process": os.getpid()}))
+            (run_dir / "config.json").write_text("{}")
             while step < total:
                 if way:
                     fail(step)
                 time.sleep(pause)
                 step = min(total, step + config.eval_every_steps)
+                write_line("evaluations.txt", step)
                 examples = min(step * config.effective_batch_size, int(1000 * config.num_train_epochs))
                 wobble = 0.01 * math.sin(config.seed - 42)
                 top = 0.8 - 0.1 * abs(math.log10(config.learning_rate / 1e-3)) + wobble
@@ -89,7 +95,7 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000)
                     "total_steps": total,
                     "examples": examples,
                     "epoch": examples / 1000,
-                    "accuracy": accuracy,
+                    "accuracy": math.nan if way == "nan" and step >= 2 * config.eval_every_steps else accuracy,
                     "answer_nll": 1 - accuracy,
                     "lm_loss": 1.0,
                     "train_loss": 1.0,
@@ -102,30 +108,48 @@ def make_toy(pause: float, ways: dict[str, str], starts: Path, size: int = 1000)
                     "finished": step >= total,
                     "stop_reason": "completed" if step >= total else "",
                 }
-                save(step, row["finished"])
-                (folder / "state.json").write_text(json.dumps([step, best]))
-                (folder / "training_log.json").write_text(json.dumps([row]))
-                report(row, checkpoint=Checkpoint.from_directory(str(folder)))
+                save(run_dir, step)
+                log.write_text(json.dumps([*rows, row]))
+                rows.append(row)
+                keep_and_report(row, run_dir, kept)
+
+        proposal, kept = proposal_of(ray_config), kept_folder(ray_config)
+        config = proposal.config
+        total = math.ceil(1000 * config.num_train_epochs / config.effective_batch_size)
+        way = ways.get(proposal.name, ways.get("all", ""))
+        with last_words(), working_copy(kept) as run_dir:
+            train(run_dir)
 
     return toy
 
 
 def main(results: Path, max_trials: int, pause: float, failing: str = "", more: str = "{}") -> None:
     console.quiet_ray()
-    import json
-
-    import ray
-
-    from tune import cluster, settings
-    from tune.confirmation import left_to_confirm, run_confirmation
-    from tune.driver import open_search, run_search, settle_search
+    from tune import settings
+    from tune.failures import disk_watch
+    from tune.locks import alone
     from tune.wishes import Wishes
 
     folder = settings.folder_of(results, "toy")
     wishes = Wishes(demo=True, results=results, max_trials=max_trials, **json.loads(more))
-    search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
-    settings.keep(search_settings, folder)
-    job = open_search(search_settings, folder)
+    parts = (part.partition("=") for part in failing.split(",") if part)
+    size = int(os.environ.get("TOY_BYTES", "1000"))
+    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder, size)
+    try:
+        search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
+        settings.keep(search_settings, folder)
+        with alone(folder), disk_watch(folder):
+            search(search_settings, folder, toy)
+    except MedQAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def search(settings: SearchSettings, folder: Path, toy: Callable[[dict[str, Any]], None]) -> None:
+    from tune.confirmation import left_to_confirm, run_confirmation
+    from tune.driver import open_search, run_search, settle_search
+
+    job = open_search(settings, folder)
     if job.is_finished and not left_to_confirm(job):
         print("nothing to run")
         settle_search(job)
@@ -133,20 +157,22 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
     if job.budget.used_up:
         print(f"nothing is run: {console.why_ended(job.budget, len(job.outcomes))}")
         return
-    gpus = search_settings.gpus_per_trial or 0
+    share = connect(settings)
+    finished = job.is_finished or run_search(job, QUESTIONS, share, toy)
+    finished = finished and run_confirmation(job, QUESTIONS, share, toy)
+    why = console.why_ended(job.budget, len(job.outcomes))
+    print("finished" if finished else f"unfinished: {why}" if why else "unfinished")
+
+
+def connect(settings: SearchSettings) -> Share:
+    import ray
+
+    from tune import cluster
+
+    gpus = settings.gpus_per_trial or 0
     if gpus:
         ray.init(num_gpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    share = cluster.share_of(cluster.connect(), gpus_per_trial=gpus, concurrent=search_settings.concurrent or 2)
-    size = int(os.environ.get("TOY_BYTES", "1000"))
-    parts = (part.partition("=") for part in failing.split(",") if part)
-    toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder / "starts.txt", size)
-    try:
-        finished = job.is_finished or run_search(job, QUESTIONS, share, toy)
-        finished = finished and run_confirmation(job, QUESTIONS, share, toy)
-        why = console.why_ended(job.budget, len(job.outcomes))
-        print("finished" if finished else f"unfinished: {why}" if why else "unfinished")
-    except MedQAError as error:
-        sys.exit(f"error: {error}")
+    return cluster.share_of(cluster.connect(), gpus_per_trial=gpus, concurrent=settings.concurrent or 2)
 
 
 if __name__ == "__main__":

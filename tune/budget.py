@@ -160,8 +160,9 @@ class Budget:
         return self.refusal is None
 
     def reserve(self, name: str, course: float) -> bool:
-        """Set aside what a new trial is expected to use; return whether it may start."""
-        if not self.can_pay(course):
+        """Set aside what a trial is expected to use; return whether it may start. One that was begun before may."""
+        begun = self.uses.get(name, Use()).seconds > 0
+        if self.used_up or not (begun or self.can_pay(course)):
             return False
         self.goes_on(name, course)
         return True

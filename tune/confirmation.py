@@ -7,11 +7,12 @@ from collections.abc import Callable
 from medqa.questions import QuestionSet
 from tune.cluster import Share
 from tune.console import Console
-from tune.driver import CONFIRMATION, Search, confirmation_keeper, run_trials, track
+from tune.driver import CONFIRMATION, Search, confirmation_keeper, end_run, run_trials, track
 from tune.events import SearchEvents
 from tune.failures import hopeless
 from tune.proposal import Proposal
-from tune.repeats import FullLength, RepeatProposals, Repeats, repeats_of
+from tune.repeats import FullLength, Repeats, repeats_of
+from tune.sampler import Proposals
 
 
 def left_to_confirm(search: Search) -> list[Proposal]:
@@ -49,11 +50,10 @@ def run_confirmation(search: Search, questions: QuestionSet, share: Share, train
     events = SearchEvents(searcher, FullLength(), keeper, tracking, console, search.budget)
     finished = False
     try:
-        run_trials(search, CONFIRMATION, RepeatProposals(searcher), events, share, trainable)
+        run_trials(search, CONFIRMATION, Proposals(searcher, len(left)), events, share, trainable)
         finished = not left_to_confirm(search)
     finally:
-        tracking.search_ended(finished)
-        keeper.tidy()
+        end_run(search, tracking, keeper, finished)
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, search.folder / CONFIRMATION)
     return finished

@@ -161,13 +161,14 @@ def quiet_ray() -> None:
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     # Ray's own CSV and TensorBoard logs: MLflow has the metrics
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # state is saved at every checkpoint on purpose, so that a kill loses little
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     # Ray's new output draws boxes at any verbosity; the old one keeps silent at 0
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # a note on a future default for tasks without GPUs, of which there are none
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    logging.getLogger("ray.tune.tune").addFilter(_is_news)
+    for name in ("ray.tune.tune", "ray.tune.execution.tune_controller", "ray.tune.execution.experiment_state"):
+        logging.getLogger(name).addFilter(_is_news)
+    # an error of the database is raised too, and shown once
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # Optuna's account of every trial: the search prints its own
     logging.getLogger("optuna").setLevel(logging.WARNING)
     # a note that proposals would come sooner with another package: they take tenths of a second
@@ -176,5 +177,14 @@ def quiet_ray() -> None:
 
 def _is_news(entry: logging.LogRecord) -> bool:
     """Whether a message of Ray Tune says what the search itself does not say better."""
-    known = ("Trials did not complete", "Experiment has been interrupted", "Stop signal received")
-    return not entry.getMessage().startswith(known)
+    known = (
+        "Trials did not complete",
+        "Experiment has been interrupted",
+        "Stop signal received",
+        # of a full disk
+        "Trial controller checkpointing failed",
+        "Experiment state snapshotting failed",
+        "Saving experiment state",
+    )
+    words = entry.getMessage()
+    return not (words.startswith(known) or "Error stopping trial" in words)

@@ -55,8 +55,8 @@ class DiskBound:
     def running(self) -> float:
         """What the trials under way need.
 
-        Each has a checkpoint and the next one while it is written, both in its training folder and in the results;
-        and one trial that has just ended may stand beside each until its state is removed and its adapter uploaded.
+        Each has a checkpoint and the next one while it is written, both where it trains and where it keeps them; and
+        one trial that has just ended may stand beside each until its state is removed and its adapter uploaded.
         """
         checkpoint = self.adapter + self.state + self.record
         return self.under_way * (4 * checkpoint + checkpoint + self.adapter)

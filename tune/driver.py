@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import CheckpointConfig, ResumeConfig, SyncConfig, run
+from ray.tune import SyncConfig, run
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search import SearchGenerator
 
 from medqa.questions import QuestionSet
+from medqa.record import read_json, write_json
 from tune.budget import Budget
 from tune.cluster import Share
 from tune.console import Console
@@ -24,7 +26,6 @@ from tune.failures import MOST_RETRIES, hopeless
 from tune.halving import PresetSparingHalving
 from tune.keeper import Keeper
 from tune.outcomes import Outcomes
-from tune.run_folder import remove_dead
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.settings import SearchSettings
 from tune.space import TABLE
@@ -32,11 +33,13 @@ from tune.study import FILE, open_storage, put_back
 from tune.tracking import Tracking, is_settled
 
 TRIALS = "trials"
-"""Folder of Ray's state and of each trial's newest checkpoint, inside the search's folder."""
+"""Folder of one folder per trial, inside the search's folder: what the trial has kept, and Ray's logs of it."""
 CONFIRMATION = "confirmation"
 """The same of the trainings with new seeds."""
-_ALL = 10**6
+_FINISHED = "finished.json"
+"""Says up to how many trials the search came to its end; written when all that follows the last trial is done."""
 _LONGEST_PARAM = 500
+_ALL = 10**6
 _MODES = {"accuracy": "max", "answer_nll": "min"}
 
 
@@ -53,8 +56,9 @@ class Search:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all its trials have ended."""
-        return len(self.outcomes) >= self.settings.max_trials
+        """Whether an earlier run came to the end of the search, with as many trials as are wanted now."""
+        file = self.folder / _FINISHED
+        return file.exists() and read_json(file)["max_trials"] >= self.settings.max_trials
 
 
 def open_search(settings: SearchSettings, folder: Path) -> Search:
@@ -86,23 +90,35 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     Returns:
         Whether the search came to its end: all trials have ended, or nothing new is left to try.
     """
+    settings = search.settings
     search.budget.begin(share.gpus, len(questions.train))
     sampler, halving = _judges(search, questions, share)
-    settings, tracking = search.settings, track(search)
+    tracking = track(search)
     keeper = search_keeper(search, tracking)
     events = SearchEvents(sampler, halving, keeper, tracking, Console(settings.max_trials), search.budget)
     finished = False
     try:
-        in_ray = run_trials(search, TRIALS, Proposals(sampler, settings.max_trials), events, share, trainable)
-        all_ended = in_ray == len(search.outcomes)
-        finished = search.is_finished or (all_ended and sampler.is_exhausted)
+        if len(search.outcomes) < settings.max_trials:
+            run_trials(search, TRIALS, Proposals(sampler, settings.max_trials), events, share, trainable)
+        all_ended = len(search.outcomes) >= settings.max_trials
+        finished = all_ended or (sampler.is_exhausted and not sampler.unfinished)
     finally:
-        sampler.end(finished)
-        tracking.search_ended(finished)
-        keeper.tidy()
+        end_run(search, tracking, keeper, finished, sampler.end)
+    if finished:
+        write_json(search.folder / _FINISHED, {"max_trials": settings.max_trials})
     if events.bugs.is_hopeless:
         raise hopeless(events.bugs.signature, search.folder / TRIALS)
     return finished
+
+
+def end_run(search: Search, tracking: Tracking, keeper: Keeper, finished: bool, *more: Callable[[], None]) -> None:
+    """Leave everything in order, whatever a run was ended by; each is done even if another fails."""
+    with contextlib.ExitStack() as ends:  # the last is done first
+        ends.callback(keeper.tidy)
+        ends.callback(tracking.search_ended, finished)
+        for end in more:
+            ends.callback(end)
+        ends.callback(search.budget.end)
 
 
 def track(search: Search) -> Tracking:
@@ -113,56 +129,16 @@ def track(search: Search) -> Tracking:
     return Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
 
 
-def run_trials(
-    search: Search,
-    name: str,
-    proposals: SearchGenerator,
-    events: SearchEvents,
-    share: Share,
-    trainable: Callable[..., None],
-) -> int:
-    """Run trials, or go on with them; Ray must be connected, and the budget have begun.
+def search_keeper(search: Search, tracking: Tracking) -> Keeper:
+    """Return what keeps the search's own trials and the adapters of the best."""
+    settings = search.settings
+    return Keeper(search.outcomes, tracking, search.folder / TRIALS, settings.metric, settings.keep_adapters)
 
-    Args:
-        search: Whose settings and budget hold.
-        name: Folder of Ray's state and of the trials, inside the search's folder.
-        proposals: The trials.
-        events: What is told of them, and what stops them.
-        share: What each trial gets of the cluster.
-        trainable: What Ray runs for a trial.
 
-    Returns:
-        The number of trials that Ray has, ended ones too.
-    """
-    settings, folder = search.settings, search.folder
-    _prepare_process(share)
-    try:
-        analysis = run(
-            trainable,
-            name=name,
-            storage_path=str(folder),
-            config={"task": dataclasses.asdict(settings.task), "search": str(folder)},
-            num_samples=settings.max_trials,
-            search_alg=proposals,
-            scheduler=events.halving,
-            callbacks=[JsonLoggerCallback(), events],
-            resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-            resume_config=ResumeConfig() if _has_state(folder / name) else None,
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            max_failures=MOST_RETRIES,
-            # what a trial prints is kept beside its checkpoint
-            log_to_file=True,
-            sync_config=SyncConfig(sync_artifacts=True),
-            verbose=0,
-        )
-    finally:
-        search.budget.end()
-        remove_dead(str(folder))
-    return len(analysis.trials)
+def confirmation_keeper(search: Search, tracking: Tracking) -> Keeper:
+    """Return what keeps the trainings with new seeds, with all their adapters: the best of them is the winner's."""
+    metric = search.settings.metric
+    return Keeper(search.repeats, tracking, search.folder / CONFIRMATION, metric, adapters=_ALL)
 
 
 def settle_search(search: Search) -> None:
@@ -176,16 +152,45 @@ def settle_search(search: Search) -> None:
         keeper.tidy()
 
 
-def search_keeper(search: Search, tracking: Tracking) -> Keeper:
-    """Return what keeps the search's own trials and the adapters of the best."""
-    settings = search.settings
-    return Keeper(search.outcomes, tracking, search.folder / TRIALS, settings.metric, settings.keep_adapters)
+def run_trials(
+    search: Search,
+    name: str,
+    proposals: SearchGenerator,
+    events: SearchEvents,
+    share: Share,
+    trainable: Callable[..., None],
+) -> None:
+    """Let Ray run trials until there are no more or it is stopped; of Ray's own state nothing is read back later.
 
-
-def confirmation_keeper(search: Search, tracking: Tracking) -> Keeper:
-    """Return what keeps the trainings with new seeds, with all their adapters: the best of them is the winner's."""
-    metric = search.settings.metric
-    return Keeper(search.repeats, tracking, search.folder / CONFIRMATION, metric, adapters=_ALL)
+    Args:
+        search: Whose settings and budget hold; the budget has begun.
+        name: Folder of the trials, inside the search's folder.
+        proposals: The trials.
+        events: What is told of them, and what stops them.
+        share: What each trial gets of the cluster.
+        trainable: What Ray runs for a trial.
+    """
+    _prepare_process(share)
+    run(
+        trainable,
+        name=name,
+        storage_path=str(search.folder),
+        config={"task": dataclasses.asdict(search.settings.task), "trials": str(search.folder / name)},
+        num_samples=_ALL,  # the proposals end by themselves
+        search_alg=proposals,
+        scheduler=events.halving,
+        callbacks=[JsonLoggerCallback(), events],
+        resources_per_trial={"cpu": share.cpus, "gpu": share.gpus},
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        max_failures=MOST_RETRIES,
+        # what a trial prints is kept beside its record
+        log_to_file=True,
+        sync_config=SyncConfig(sync_artifacts=True),
+        verbose=0,
+    )
 
 
 def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
@@ -201,7 +206,8 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
         concurrent=share.concurrent,
         storage=open_storage(search.folder / FILE),
         study_name=settings.name,
-        reserve=search.budget.pays_for,
+        ended=search.outcomes.rows(),
+        pays_for=search.budget.pays_for,
     )
     halving = PresetSparingHalving(
         metric=metric,
@@ -218,11 +224,9 @@ def _prepare_process(share: Share) -> None:
     """Set what Ray Tune reads from the environment, and the end by SIGTERM."""
     # as many trials may wait for a node as may run, so that an autoscaler sees what is needed
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(share.concurrent)
-    # Ray saves its state at every checkpoint; a trial that has none yet is forgotten if it is younger than this
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "1"
     # a preempted worker counts as any other that died, so that retries are counted and bounded
     os.environ["RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE"] = "1"
-    # Ray leaves its own behind, and would take that of the search's trials for the one to put back
+    # Ray leaves its own behind after a run
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -232,11 +236,6 @@ def _most_epochs(settings: SearchSettings) -> float:
     """Return the longest course that a trial can have."""
     searched = {parameter.name: parameter for parameter in TABLE}["num_train_epochs"]
     return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
-
-
-def _has_state(folder: Path) -> bool:
-    """Whether Ray has saved a state to go on from."""
-    return any(folder.glob("experiment_state-*.json"))
 
 
 def _trial_name(trial: Trial) -> str:

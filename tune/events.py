@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from medqa.errors import DiskFullError
 from tune.budget import Budget
-from tune.checkpoints import tidy
 from tune.console import Console
 from tune.failures import BugWatch, Failure, is_lost_worker, newest_error, reported_failure, unreported_failure
 from tune.halving import PresetSparingHalving
 from tune.keeper import Keeper
+from tune.kept import kept_folder
 from tune.outcomes import State, TrialOutcome
 from tune.proposal import proposal_of
 from tune.repeats import FullLength, Repeats
@@ -40,17 +40,6 @@ class SearchEvents(Callback):
         self.tracking, self.console, self.budget = tracking, console, budget
         self.bugs = BugWatch()
         self._failed: dict[str, _FailedTrial] = {}
-        self._is_first_step = True
-
-    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Tell the sampler which trials there are, before it is asked for more."""
-        self.sampler.follow(trials)
-        if self._is_first_step:  # those from an earlier run of the search have not started yet
-            self._is_first_step = False
-            for trial in (trial for trial in trials if not trial.is_finished()):
-                tidy(trial)
-                proposal = proposal_of(trial.config)
-                self.budget.goes_on(proposal.name, self.budget.course(proposal.config))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run, as Ctrl-C does, when a cap is reached or trials only fail: what runs can go on later."""
@@ -68,17 +57,20 @@ class SearchEvents(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log an evaluation; or take the last words of a trial, which is not tried again."""
+        """Note an evaluation; or take the last words of a trial, which is not tried again."""
         if failure := reported_failure(result):
+            _end_search_if_full(failure)
             self._failed[trial.trial_id] = _FailedTrial(failure, dict(trial.last_result or {}))
             trial.max_failures = 0
             return
         proposal = proposal_of(trial.config)
         self.budget.trial_evaluated(proposal.name, result["examples"])
+        self.sampler.trial_evaluated(proposal.name, result)
         self.tracking.trial_evaluated(proposal, result)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Note that a trial goes on after its worker died; what else Ray would try again may fail once more only."""
+        _end_search_if_full(unreported_failure(trial))
         if not is_lost_worker(newest_error(trial)):
             trial.max_failures = 0
         proposal = proposal_of(trial.config)
@@ -95,20 +87,29 @@ class SearchEvents(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Keep a trial that failed."""
-        self.tracking.trial_started(proposal_of(trial.config))
         unsaid = _FailedTrial(unreported_failure(trial), trial.last_result or {})
         failed = self._failed.pop(trial.trial_id, unsaid)
+        _end_search_if_full(failed.failure)
+        self.tracking.trial_started(proposal_of(trial.config))
         reason = f"{failed.failure.kind}: {failed.failure.reason}"
         outcome = outcome_of(trial, failed.last_result, "failed", reason)
         self._end(trial, dataclasses.replace(outcome, failure=failed.failure.kind), failed.failure)
 
     def _end(self, trial: Trial, outcome: TrialOutcome, failure: Failure | None = None) -> None:
+        # the trial has ended once its outcome is kept: after a kill before that it runs its end again
         gpu_seconds = self.budget.trial_ended(outcome.name).gpu_seconds
         outcome = dataclasses.replace(outcome, gpu_seconds=gpu_seconds, cost=self.budget.cost(gpu_seconds))
-        run_dir = Path(trial.checkpoint.path) if trial.checkpoint else None
-        self.keeper.trial_ended(outcome, run_dir)
+        kept = kept_folder(trial.config)
+        self.keeper.trial_ended(outcome, kept if kept.is_dir() else None)
+        self.sampler.trial_ended(outcome)
         self.console.trial_ended(outcome, len(self.keeper.outcomes))
         self.bugs.trial_ended(failure)
+
+
+def _end_search_if_full(failure: Failure) -> None:
+    """Leave Ray's loop where a disk is full: no trial has failed by it, and each goes on once there is room."""
+    if failure.kind == "disk_full":
+        raise DiskFullError(failure.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def outcome_of(trial: Trial, result: dict[str, Any], state: State, reason: str) 
         answer_nll=result.get("best_answer_nll"),
         steps=result.get("step", 0),
         seconds=result.get("seconds", 0.0),
+        confirms=proposal.confirms,
         # Ray's count of failures has the one that ended a failed trial too
         retries=trial.num_failures - (state == "failed"),
-        confirms=proposal.confirms,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,22 @@ from ray.exceptions import RayActorError
 from ray.tune import report
 from ray.tune.experiment import Trial
 
-from medqa.errors import DivergedError, GpuMemoryError, HopelessError, MedQAError
+from medqa.errors import DiskFullError, DivergedError, GpuMemoryError, HopelessError, MedQAError
 
-FailureClass = Literal["", "out_of_memory", "diverged", "bug", "worker_lost"]
+FailureClass = Literal["", "out_of_memory", "diverged", "bug", "worker_lost", "disk_full"]
 MOST_RETRIES = 20
 """Times that a trial goes on after its worker died or was taken away; more is a worker that cannot live."""
 MOST_EQUAL_BUGS = 3
 """Trials in a row that may end with the same bug; the search stops at the last of them."""
 _KEY = "failure"
+# as Linux, Rust, SQLite and torch's writer say it; some of them reach the search as text only
+_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "disk is full",
+    "inline_container.cc:",
+    "PytorchStreamWriter",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +39,7 @@ class Failure:
     """Why a trial failed."""
 
     kind: FailureClass
-    """Never ""."""
+    """Never ""; a full disk ends the search, not the trial."""
     reason: str
     """One line."""
     signature: str
@@ -68,7 +77,7 @@ def _kind(error: Exception) -> FailureClass:
     # torch's error by its name: where it can be raised torch is loaded, and elsewhere it need not be
     if isinstance(error, GpuMemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory"
-    return "bug"
+    return "disk_full" if is_disk_full(error) else "bug"
 
 
 def _to_result(failure: Failure) -> dict[str, Any]:
@@ -88,10 +97,15 @@ def unreported_failure(trial: Trial) -> Failure:
     error = newest_error(trial)
     if is_lost_worker(error):
         return Failure(kind="worker_lost", reason=f"its worker died {trial.num_failures} times", signature="")
+    reason = _last_line(error) or "unknown error"
+    kind: FailureClass = "disk_full" if is_disk_full(error) else "bug"
+    return Failure(kind=kind, reason=reason, signature=reason)
+
+
+def _last_line(error: Exception | None) -> str:
+    """Return the last line of an error's text: of a traceback it says what went wrong."""
     lines = str(error or "").split("\n")
-    # of a traceback its last line says what went wrong
-    reason = next((line.strip() for line in reversed(lines) if line.strip()), "unknown error")
-    return Failure(kind="bug", reason=reason, signature=reason)
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def newest_error(trial: Trial) -> Exception | None:
@@ -106,6 +120,11 @@ def newest_error(trial: Trial) -> Exception | None:
 def is_lost_worker(error: Exception | None) -> bool:
     """Whether a worker died or was taken away; one that cannot even start has an error."""
     return isinstance(error, RayActorError) and not error.actor_init_failed
+
+
+def is_disk_full(error: Exception | None) -> bool:
+    """Whether an error says, in its own words or in a traceback that it quotes, that a disk is full."""
+    return error is not None and any(words in str(error) for words in _FULL)
 
 
 class BugWatch:
@@ -134,3 +153,27 @@ def hopeless(signature: str, folder: Path) -> HopelessError:
         f"the search has stopped: {MOST_EQUAL_BUGS} trials in a row ended with the same bug, {signature}: "
         f"mend it, then run the same command to go on (nothing is lost; tracebacks are in {folder}/*/error.txt)"
     )
+
+
+@contextlib.contextmanager
+def disk_watch(folder: Path) -> Iterator[None]:
+    """Turn whatever is raised inside because a disk is full into one line; `folder` is where results go.
+
+    Raises:
+        DiskFullError: in place of an error that says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        free_mb = shutil.disk_usage(folder).free / 2**20
+        raise DiskFullError(
+            f"the search has stopped because a disk is full: {_full_words(error)} ({free_mb:.0f} MB free in {folder}); "
+            "make room, then run the same command to go on (nothing is lost)"
+        ) from error
+
+
+def _full_words(error: Exception) -> str:
+    """Return the line of an error that says which disk is full."""
+    return next(line.strip() for line in str(error).split("\n") if any(words in line for words in _FULL))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tune.checkpoints import ended_trials, prune
+from tune.kept import FOLDER, prune
 from tune.outcomes import Metric, Outcomes, TrialOutcome, best_names
 from tune.tracking import Tracking
 
@@ -13,12 +13,12 @@ _EVERY_SECONDS = 2.0
 
 
 class Keeper:
-    """Keeps outcomes and the best adapters; a trial's own folder is emptied once Ray and MLflow have what they need.
+    """Keeps outcomes and the best adapters; a trial's own folder is emptied once MLflow has what is kept.
 
     Args:
         outcomes: Of the trials that have ended.
         tracking: Uploads what is kept.
-        trials: Ray's folder of the search.
+        trials: Folder of the trials' own folders.
         metric: By which the best are chosen.
         adapters: How many of the best keep their adapter.
     """
@@ -28,7 +28,6 @@ class Keeper:
         self.metric: Metric = metric
         self.adapters = adapters
         self._untidy = {row.name for row in outcomes.rows()}
-        self._ended: set[str] = set()
         self._looked = 0.0
         # a kill may have come before it was written down, or fewer may be kept than before
         for row in outcomes.rows():
@@ -45,7 +44,7 @@ class Keeper:
             if row.name in self._best(before) - best:
                 self.tracking.adapter_displaced(row)
         self.tracking.trial_ended(outcome, run_dir, with_adapter=outcome.name in best)
-        # last: a kill before this line makes Ray end the trial again, and nothing above minds
+        # last: after a kill before this line the trial ends again, and nothing above minds
         self.outcomes.add(outcome)
         self._untidy.add(outcome.name)
 
@@ -56,17 +55,14 @@ class Keeper:
 
     def tidy(self) -> None:
         """Empty the folders of ended trials, as far as can be now."""
-        if not self._untidy <= self._ended:
-            self._ended = ended_trials(self.trials)
         best = self._best(self.outcomes.rows())
-        for name in self._untidy & self._ended:
-            if prune(self.trials / name, self.tracking.still_needs if name in best else _is_needless):
+        for name in sorted(self._untidy):
+            kept = self.trials / name / FOLDER
+            needs_adapter = name in best and self.tracking.still_needs(kept)
+            prune(kept, needs_adapter)
+            if not needs_adapter:
                 self._untidy.discard(name)
         self._looked = time.monotonic()
 
     def _best(self, rows: tuple[TrialOutcome, ...]) -> frozenset[str]:
         return best_names(rows, self.metric, self.adapters)
-
-
-def _is_needless(folder: Path) -> bool:
-    return False

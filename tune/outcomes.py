@@ -52,7 +52,8 @@ class TrialOutcome:
 class Outcomes:
     """The rows of a search by trial, in order of their end, kept in a file.
 
-    They go by the trials' names: a trial that a kill made Ray forget is proposed again under another id.
+    A trial has ended when its row is in the file: what was told of its end before is told again after a kill in
+    between, and what is told later follows from the row.
     """
 
     def __init__(self, file: Path) -> None:

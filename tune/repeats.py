@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
-from ray.tune.search import Searcher, SearchGenerator
+from ray.tune.search import Searcher
 
 from medqa.config import TrialConfig
 from medqa.selection import NEW_SEEDS, best_first
@@ -44,29 +43,23 @@ def new_seeds(seed: int, own: int) -> list[int]:
 
 
 class Repeats(Searcher):
-    """Gives Ray each proposal once, also when it goes on after a kill.
+    """Gives Ray each training once.
 
     Args:
-        proposals: Trainings that have not ended yet.
+        proposals: Trainings that have not ended yet; one that a kill interrupted goes on from what it kept.
         concurrent: Most trials that may be unfinished at a time.
-        reserve: Told the name and configuration of the next one; returns whether the budget pays for it.
+        pays_for: Told the name and configuration of the next one; says whether the budget pays for it.
     """
 
     def __init__(
-        self, proposals: Sequence[Proposal], concurrent: int, reserve: Callable[[str, TrialConfig], bool]
+        self, proposals: Sequence[Proposal], concurrent: int, pays_for: Callable[[str, TrialConfig], bool]
     ) -> None:
         super().__init__()
-        self.reserve = reserve
-        self._left = {proposal.name: proposal for proposal in proposals}
-        self.concurrent = concurrent
-        self.unfinished = 0
-        """Trials now waiting or running in Ray."""
-
-    def follow(self, trials: Sequence[Trial]) -> None:
-        """Learn which trials Ray has; call before each round of proposals."""
-        for trial in trials:
-            self._left.pop(trial.config["name"], None)
-        self.unfinished = sum(not trial.is_finished() for trial in trials)
+        self._left = list(proposals)
+        self._under_way: set[str] = set()
+        self.concurrent, self.pays_for = concurrent, pays_for
+        self.proposed = 0
+        """Trainings that Ray has been given."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next proposal; None while enough trials run or the budget waits for those that do.
@@ -75,35 +68,31 @@ class Repeats(Searcher):
         """
         if not self._left:
             return str(self.FINISHED)
-        if self.unfinished >= self.concurrent:
+        if len(self._under_way) >= self.concurrent:
             return None
-        following = next(iter(self._left.values()))
-        if not self.reserve(following.name, following.config):
-            return None if self.unfinished else str(self.FINISHED)
-        self.unfinished += 1
-        return self._left.pop(following.name).to_ray()
+        following = self._left[0]
+        if not self.pays_for(following.name, following.config):
+            return None if self._under_way else str(self.FINISHED)
+        self._under_way.add(following.name)
+        self.proposed += 1
+        return self._left.pop(0).to_ray()
+
+    def trial_evaluated(self, name: str, result: Mapping[str, Any]) -> None:
+        """Learn nothing: what is trained follows from the search alone."""
+
+    def trial_ended(self, outcome: TrialOutcome) -> None:
+        """Note that a training has ended."""
+        self._under_way.discard(outcome.name)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: what ended is seen by `follow`."""
+        """Pass over what Ray says: the search's events say it."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Leave Ray the file it asks for; what there is to know is in Ray's trials."""
+        """Leave Ray the file it asks for; nothing is read back from it."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: `follow` shows Ray's trials."""
-
-
-class RepeatProposals(SearchGenerator):
-    """Ray's SearchGenerator, which asks until its searcher has nothing left, whatever an earlier run had counted."""
-
-    def is_finished(self) -> bool:
-        """Whether no more is to be proposed."""
-        return bool(self._finished)
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restore Ray's state; what is left to propose is this run's."""
-        super().set_state({**state, "finished": False})
+        """Do nothing: Ray's state is not read back."""
 
 
 class FullLength(FIFOScheduler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from ray.tune.search import SearchGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from medqa.config import TrialConfig
+from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal
+from tune.repeats import Repeats
 from tune.space import Space
-from tune.study import CONFIG, NAME, RAY_TRIAL, SEED_POINT, Rule, SamplerName, draw, fail_running, put_back
+from tune.study import CONFIG, NAME, SEED_POINT, Rule, SamplerName, draw, put_back
 
 
 class PresetsThenOptuna(OptunaSearch):
@@ -27,7 +29,9 @@ class PresetsThenOptuna(OptunaSearch):
     ranks it below what lasted longer. A configuration that was proposed before is drawn again.
 
     All state is in the study's storage, so that a search which goes on after a kill finds it as it was: seed points
-    are put in once, a trial with which Ray goes on keeps its Optuna trial, one that Ray forgot is proposed again.
+    are put in once, and a trial that was under way is proposed again, as it was, before anything new. The search's
+    events tell what trials report and how they end, not Ray: an end is told after the search has kept it, so that
+    Optuna never knows of one that a kill can undo, and hears at the next start what a kill kept from it.
 
     Args:
         space: The space searched, with its seed points.
@@ -38,7 +42,8 @@ class PresetsThenOptuna(OptunaSearch):
         concurrent: Most trials that may be unfinished at a time.
         storage: Where the study is kept.
         study_name: The study's name in it.
-        reserve: Told the name and configuration of the next trial; returns whether the budget pays for it.
+        ended: Trials that ended in earlier runs of the search.
+        pays_for: Told the name and configuration of the next trial; says whether the budget pays for it.
     """
 
     def __init__(
@@ -52,7 +57,8 @@ class PresetsThenOptuna(OptunaSearch):
         concurrent: int,
         storage: BaseStorage,
         study_name: str,
-        reserve: Callable[[str, TrialConfig], bool] = lambda name, config: True,
+        ended: Sequence[TrialOutcome] = (),
+        pays_for: Callable[[str, TrialConfig], bool] = lambda name, config: True,
     ) -> None:
         seeds = space.seed_points()
         super().__init__(space=space.distributions(), metric=metric, mode=mode, storage=storage, study_name=study_name)
@@ -64,38 +70,31 @@ class PresetsThenOptuna(OptunaSearch):
                 self._ot_study.enqueue_trial(point, user_attrs={SEED_POINT: name})
         self.space_searched = space
         self.concurrent = concurrent
-        self.reserve = reserve
+        self.pays_for = pays_for
         self._unpaid: FrozenTrial | None = None
-        self.trials_in_ray: int | None = None
-        """Trials that Ray has, ended ones too; None until Ray has shown them."""
-        self.unfinished = 0
-        """Trials now waiting or running in Ray."""
         self.is_exhausted = False
         """Whether no new configuration was found in many draws: the space is as good as used up."""
+        self.proposed = len(ended)
+        """Trials proposed over all runs of the search, without those that a kill interrupted."""
+        self._catch_up(ended)
 
-    def follow(self, trials: Sequence[Trial]) -> None:
-        """Learn which trials Ray has; call before each round of proposals.
+    @property
+    def unfinished(self) -> int:
+        """Trials that are proposed and have not ended."""
+        return len(self._ot_trials)
 
-        At the first call, trials of an earlier run are given their Optuna trials back. One that has ended in Ray
-        without Optuna being told is told FAIL.
-        """
-        if self.trials_in_ray is None:
-            self._adopt({trial.trial_id: trial.is_finished() for trial in trials})
-        self.trials_in_ray = len(trials)
-        self.unfinished = sum(not trial.is_finished() for trial in trials)
-
-    def _adopt(self, ended: dict[str, bool]) -> None:
+    def _catch_up(self, ended: Sequence[TrialOutcome]) -> None:
+        """Tell Optuna the ends of which a kill kept it from hearing."""
+        outcomes = {outcome.name: outcome for outcome in ended}
         for trial in self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            ray_id = trial.user_attrs.get(RAY_TRIAL)
-            if ray_id not in ended:
-                continue
-            state = TrialState.FAIL if ended[ray_id] else TrialState.RUNNING
-            self._storage.set_trial_state_values(trial._trial_id, state=state)
-            if not ended[ray_id]:
-                self._ot_trials[ray_id] = trial
+            name = trial.user_attrs.get(NAME)
+            if name in outcomes:
+                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING)
+                self._ot_trials[name] = trial
+                self.trial_ended(outcomes[name])
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next proposal; None while enough trials run or the budget waits for those that do.
+        """Return the next proposal, to be known by its name; None while enough run or the budget waits for those.
 
         FINISHED when nothing new is found, or when the budget does not pay for the next and nothing is under way.
         """
@@ -111,16 +110,16 @@ class PresetsThenOptuna(OptunaSearch):
         if self._unpaid:
             self._storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)
             return self._unpaid_words()
-        return self._propose(trial_id, trial)
+        return self._propose(trial)
 
     def _is_paid(self, trial: FrozenTrial) -> bool:
-        return self.reserve(_name(trial), self.space_searched.to_config(trial.params))
+        return self.pays_for(_name(trial), self.space_searched.to_config(trial.params))
 
     def _unpaid_words(self) -> str | None:
         return None if self.unfinished else str(self.FINISHED)
 
     def _next_waiting(self) -> FrozenTrial | None:
-        """Start the first trial that waits: a seed point, or one that a kill made Ray forget."""
+        """Start the first trial that waits: a seed point, or one that was under way at a kill."""
         if not self._ot_study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return None
         # what waits has its parameters, given or drawn: none is sampled here
@@ -144,54 +143,51 @@ class PresetsThenOptuna(OptunaSearch):
         trials = [trial for trial in self._ot_study.get_trials(deepcopy=False) if NAME in trial.user_attrs]
         return {trial.user_attrs[NAME]: self.space_searched.to_config(trial.params) for trial in trials}
 
-    def _propose(self, trial_id: str, trial: FrozenTrial) -> dict[str, Any]:
+    def _propose(self, trial: FrozenTrial) -> dict[str, Any]:
         seed_point, name = trial.user_attrs.get(SEED_POINT, ""), _name(trial)
         proposal = Proposal(name=name, seed_point=seed_point, config=self.space_searched.to_config(trial.params))
         in_ray = proposal.to_ray()
-        for key, value in ((RAY_TRIAL, trial_id), (CONFIG, in_ray["config"]), (NAME, name)):
+        for key, value in ((CONFIG, in_ray["config"]), (NAME, name)):
             self._storage.set_trial_user_attr(trial._trial_id, key, value)
-        self._ot_trials[trial_id] = trial
-        self.unfinished += 1
-        self.trials_in_ray = (self.trials_in_ray or 0) + 1
+        self._ot_trials[name] = trial
+        self.proposed += 1
         return in_ray
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report a value under the number of examples seen."""
-        if trial_id in self._ot_trials and math.isfinite(result[self.metric]):
-            self._report(self._ot_trials[trial_id], result)
+    def trial_evaluated(self, name: str, result: Mapping[str, Any]) -> None:
+        """Report a value under the number of examples seen; an evaluation that is repeated takes its own place."""
+        if name in self._ot_trials and math.isfinite(result[self.metric]):
+            trial = self._ot_trials[name]
+            self._storage.set_trial_intermediate_value(trial._trial_id, result["examples"], float(result[self.metric]))
 
-    def _report(self, trial: FrozenTrial, result: dict[str, Any]) -> None:
-        # a trial that goes on from its checkpoint may repeat an evaluation: the later one is kept
-        self._storage.set_trial_intermediate_value(trial._trial_id, result["examples"], float(result[self.metric]))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna COMPLETE, PRUNED or FAIL, whichever it was."""
-        trial = self._ot_trials.pop(trial_id, None)
+    def trial_ended(self, outcome: TrialOutcome) -> None:
+        """Tell Optuna COMPLETE, PRUNED or FAIL, whichever it was; call once the outcome is kept."""
+        trial = self._ot_trials.pop(outcome.name, None)
         if trial is None:  # told before a kill, or never proposed here
             return
-        if error or not result or not math.isfinite(result.get(self.metric, math.nan)):
+        value = outcome.accuracy if self.metric == "best_accuracy" else outcome.answer_nll
+        if outcome.state == "failed" or value is None or not math.isfinite(value):
             self._ot_study.tell(trial.number, state=TrialState.FAIL)
-            return
-        # Ray keeps the report at which a trial is stopped from on_trial_result
-        self._report(trial, result)
-        if result["finished"]:
-            self._ot_study.tell(trial.number, result[self.metric])
+        elif outcome.state == "completed":
+            self._ot_study.tell(trial.number, value)
         else:
             self._ot_study.tell(trial.number, state=TrialState.PRUNED)
 
-    def end(self, finished: bool) -> None:
-        """Leave no Optuna trial RUNNING: it waits for the search to go on, or is told FAIL where that has finished."""
-        if finished:
-            fail_running(self._storage)
-        else:
-            put_back(self._storage)
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Pass over what Ray says: it leaves out the evaluation at which a trial is stopped."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass over what Ray says: it comes before the outcome is kept."""
+
+    def end(self) -> None:
+        """Leave no Optuna trial RUNNING: what is unfinished waits for the search to go on."""
+        put_back(self._storage)
 
     def save(self, checkpoint_path: str) -> None:
         """Leave Ray the file it asks for; what there is to save is in the study's storage."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
-        """Do nothing: the study was opened with all that an earlier run left."""
+        """Do nothing: Ray's state is not read back."""
 
 
 def _name(trial: FrozenTrial) -> str:
@@ -199,21 +195,19 @@ def _name(trial: FrozenTrial) -> str:
 
 
 class Proposals(SearchGenerator):
-    """Ray's SearchGenerator, whose number of trials may grow when a search goes on."""
+    """Ray's SearchGenerator: trials are known to Ray by their names, and counted over all runs of the search."""
 
-    def __init__(self, searcher: PresetsThenOptuna, max_trials: int) -> None:
+    def __init__(self, searcher: PresetsThenOptuna | Repeats, most: int) -> None:
         super().__init__(searcher)
-        self.max_trials = max_trials
+        self.most = most
+
+    def create_trial_if_possible(self, experiment_spec: dict[str, Any]) -> Trial | None:
+        """Return a trial whose id is its name, the same in each run of the search."""
+        trial: Trial | None = super().create_trial_if_possible(experiment_spec)
+        if trial is not None:
+            trial.trial_id = trial.config["name"]
+        return trial
 
     def is_finished(self) -> bool:
-        """Whether no more is to be proposed.
-
-        Ray saves its own count of proposals before the trials themselves, so that a kill in between loses one: here
-        the trials are counted that Ray has.
-        """
-        count = self.searcher.trials_in_ray
-        return count is not None and (self._finished or count >= self.max_trials)
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Restore Ray's state; how many trials there shall be is this run's."""
-        super().set_state({**state, "total_samples": self.max_trials, "finished": False})
+        """Whether no more is to be proposed."""
+        return bool(self._finished or self.searcher.proposed >= self.most)

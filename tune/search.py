@@ -79,12 +79,15 @@ def parse_arguments() -> argparse.Namespace:
 def search(arguments: argparse.Namespace) -> int:
     """Run the search that the arguments describe, to its end or its limits, and print what came of it."""
     from tune import console
+    from tune.failures import disk_watch
+    from tune.locks import alone
 
     console.quiet_ray()
     settings, folder = settle(read_wishes(arguments))
     settings, questions, model_config = check(settings, folder)
     print(console.headline(settings, questions), flush=True)
-    job, finished = run(settings, folder, questions, model_config)
+    with alone(folder), disk_watch(folder):
+        job, finished = run(settings, folder, questions, model_config)
 
     from tune.summary import summary
     from tune.verdict import verdict

@@ -28,8 +28,6 @@ NAME = "name"
 """The trial's name in the search; not there before a seed point is proposed."""
 CONFIG = "config"
 """The trial's TrialConfig by field: Optuna's own parameters hold places in the space's table."""
-RAY_TRIAL = "ray_trial"
-"""Id of the Ray trial that runs it."""
 _MOST_REDRAWS = 100
 _MOST_LEARNT_REDRAWS = 10
 """Draws in a row, all tried before, after which the next are random: TPE can be too sure of one configuration."""
@@ -94,18 +92,9 @@ def _new_sampler(kind: SamplerName, seed: int, startup_trials: int) -> BaseSampl
 def put_back(storage: BaseStorage) -> None:
     """Let every trial wait that is RUNNING although nobody runs it now.
 
-    A waiting trial keeps its number, its parameters and its values. It runs again when Ray goes on with it, and is
-    proposed again before anything new when a kill made Ray forget it; telling it FAIL would lose a seed point.
+    A waiting trial keeps its number, its parameters and its values, and is proposed again before anything new;
+    telling it FAIL would lose a seed point.
     """
-    _settle(storage, TrialState.WAITING)
-
-
-def fail_running(storage: BaseStorage) -> None:
-    """Tell FAIL for every trial that is RUNNING although nobody will ever run it."""
-    _settle(storage, TrialState.FAIL)
-
-
-def _settle(storage: BaseStorage, state: TrialState) -> None:
     for study in storage.get_all_studies():
         for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=(TrialState.RUNNING,)):
-            storage.set_trial_state_values(trial._trial_id, state=state)
+            storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)

@@ -1,26 +1,27 @@
-"""What Ray runs: one trial, trained in a folder of its own that is reported whole at each evaluation."""
+"""What Ray runs: one trial, trained in a folder of its own whose copy is kept whole at each evaluation."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import shutil
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.tune import Checkpoint, get_checkpoint, report
+from ray.tune import report
 
+from medqa.errors import DivergedError
 from tune.failures import last_words
+from tune.kept import keep, kept_folder, working_copy
 from tune.proposal import proposal_of, task_of
-from tune.run_folder import run_folder
 
 if TYPE_CHECKING:
     from medqa.evaluations import Evaluation
 
 
 def run_trial(ray_config: dict[str, Any]) -> None:
-    """Train the proposal in `ray_config`, going on from its newest checkpoint where there is one.
+    """Train the proposal in `ray_config`, going on from what the trial has kept.
 
     Ray ends a stopped trial by SystemExit in `report`; it passes through, and the folder is removed. Any error is
     reported before it ends the trial.
@@ -34,10 +35,13 @@ def _train(ray_config: dict[str, Any]) -> None:
     from medqa.training import train
 
     _use_own_cpus()
-    proposal = proposal_of(ray_config)
-    with run_folder(ray_config["search"], proposal.name) as run_dir:
-        _restore(run_dir)
-        train(proposal.config, task_of(ray_config), run_dir, proposal.name, functools.partial(_report, run_dir))
+    proposal, kept = proposal_of(ray_config), kept_folder(ray_config)
+    with working_copy(kept) as run_dir:
+
+        def on_eval(evaluation: Evaluation) -> None:
+            keep_and_report(dataclasses.asdict(evaluation), run_dir, kept)
+
+        train(proposal.config, task_of(ray_config), run_dir, proposal.name, on_eval)
 
 
 def _use_own_cpus() -> None:
@@ -48,13 +52,14 @@ def _use_own_cpus() -> None:
     torch.set_num_threads(max(1, int(cpus)))
 
 
-def _restore(run_dir: Path) -> None:
-    checkpoint = get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as folder:
-        shutil.copytree(folder, run_dir, dirs_exist_ok=True)
+def keep_and_report(evaluation: Mapping[str, Any], run_dir: Path, kept: Path) -> None:
+    """Keep the trial's folder, then tell Ray: what the search has heard of is never lost.
 
-
-def _report(run_dir: Path, evaluation: Evaluation) -> None:
-    report(dataclasses.asdict(evaluation), checkpoint=Checkpoint.from_directory(str(run_dir)))
+    Raises:
+        DivergedError: when a value by which trials are compared is not a number.
+    """
+    for name in ("accuracy", "answer_nll"):
+        if not math.isfinite(evaluation[name]):
+            raise DivergedError(f"diverged at step {evaluation['step']}: {name} is {evaluation[name]}")
+    keep(run_dir, kept)
+    report(dict(evaluation))
