@@ -28,7 +28,6 @@ from tune.keeper import Keeper
 from tune.outcomes import Outcomes
 from tune.sampler import PresetsThenOptuna, Proposals
 from tune.settings import SearchSettings
-from tune.space import TABLE
 from tune.study import FILE, open_storage, put_back
 from tune.tracking import Tracking, is_settled
 
@@ -79,7 +78,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
 
     Args:
         search: What to run; its outcomes and budget are kept up to date.
-        questions: What the trials train on; their number sets ASHA's rungs.
+        questions: What the trials train on; their number says what a trial costs.
         share: What each trial gets of the cluster.
         trainable: What Ray runs for a trial.
 
@@ -92,7 +91,7 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     """
     settings = search.settings
     search.budget.begin(share.gpus, len(questions.train))
-    sampler, halving = _judges(search, questions, share)
+    sampler, halving = _judges(search, share)
     tracking = track(search)
     keeper = search_keeper(search, tracking)
     events = SearchEvents(sampler, halving, keeper, tracking, Console(settings.max_trials), search.budget)
@@ -193,7 +192,7 @@ def run_trials(
     )
 
 
-def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
+def _judges(search: Search, share: Share) -> tuple[PresetsThenOptuna, PresetSparingHalving]:
     """Return what proposes trials and what stops them; both go by the best value so far of the search's metric."""
     settings = search.settings
     metric, mode = f"best_{settings.metric}", _MODES[settings.metric]
@@ -212,8 +211,6 @@ def _judges(search: Search, questions: QuestionSet, share: Share) -> tuple[Prese
     halving = PresetSparingHalving(
         metric=metric,
         mode=mode,
-        training_questions=len(questions.train),
-        most_epochs=_most_epochs(settings),
         prune_seeds=settings.prune_seeds,
         file=search.folder / "rungs.json",
     )
@@ -230,12 +227,6 @@ def _prepare_process(share: Share) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # a machine that is taken away says so by SIGTERM: end as Ctrl-C does, so that the same command goes on
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def _most_epochs(settings: SearchSettings) -> float:
-    """Return the longest course that a trial can have."""
-    searched = {parameter.name: parameter for parameter in TABLE}["num_train_epochs"]
-    return float(settings.fixed.get("num_train_epochs", max(searched.choices)))
 
 
 def _trial_name(trial: Trial) -> str:

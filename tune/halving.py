@@ -1,90 +1,71 @@
-"""ASHA in training examples: it spares seed points if asked to, says why it stops a trial, and survives a restart."""
+"""ASHA for Ray Tune: it spares seed points if asked to, says why it stops a trial, and survives a restart."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from medqa.record import read_json, write_json
-
-GRACE_EPOCHS = 0.63
-"""Part of an epoch before any trial may be stopped: step 400 of 636 in the study's six curves. There the first rung
-at step 100 finds the best preset 23 % of the time, at 200 61 %, at 400 81 %; the winner is a slow starter."""
-REDUCTION_FACTOR = 2
-"""A trial goes on when it is in the upper half of those that reached its rung."""
+from tune.proposal import proposal_of
+from tune.rungs import Rungs, Verdict
 
 
-class PresetSparingHalving(AsyncHyperBandScheduler):
-    """Ray's ASHA over `examples`; seed points are not stopped unless asked for, and their values count in the rungs.
+class PresetSparingHalving(FIFOScheduler):
+    """Stops a trial that is in the worse half at a rung; seed points go on unless asked for, but their values count.
 
-    Trials are compared by their best value so far, at rungs of 0.63, 1.26, 2.52 epochs' worth of examples. A trial
-    whose course is shorter than the next rung simply ends. Rungs and reasons are kept in a file, because Ray saves no
-    scheduler.
+    A trial is judged by its best value so far. Rungs and reasons go by the trials' names and are kept in a file before
+    Ray acts on a decision: a search that goes on decides as if it had never been interrupted.
 
     Args:
         metric: Key of a result by which trials are compared.
         mode: "max" or "min".
-        training_questions: Number of training questions, which make an epoch.
-        most_epochs: The longest course in the space.
         prune_seeds: Whether seed points may be stopped like any other trial.
         file: Where rungs and reasons are kept.
     """
 
-    def __init__(
-        self, *, metric: str, mode: str, training_questions: int, most_epochs: float, prune_seeds: bool, file: Path
-    ) -> None:
-        grace = max(1, round(GRACE_EPOCHS * training_questions))
-        super().__init__(
-            time_attr="examples",
-            metric=metric,
-            mode=mode,
-            grace_period=grace,
-            max_t=max(grace, round(most_epochs * training_questions)),
-            reduction_factor=REDUCTION_FACTOR,
-            stop_last_trials=False,
-        )
-        self.prune_seeds = prune_seeds
-        self.file = file
+    def __init__(self, *, metric: str, mode: str, prune_seeds: bool, file: Path) -> None:
+        super().__init__()
+        self.compared, self.prune_seeds, self.file = metric, prune_seeds, file
+        self.rungs = Rungs(mode)
         self.reasons: dict[str, str] = {}
-        """Ray trial id to why ASHA stopped the trial."""
+        """Name of a trial to why it was stopped: rung, its value, the bar that it missed."""
         if file.exists():
             self._load()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Enter the result in its rung and decide; what a person can read about it is kept.
-
-        A trial judged once at a rung is not judged there again, so one that goes on after a kill because Ray had not
-        yet saved its end is stopped by the reason kept.
-        """
-        if trial.trial_id in self.reasons:
+        """Enter the result in its rung and decide; one that is reported again after a kill changes nothing."""
+        proposal = proposal_of(trial.config)
+        if proposal.name in self.reasons:
             return str(TrialScheduler.STOP)
-        bar = self._bar(result["examples"])
-        action = super().on_trial_result(tune_controller, trial, result)
-        spared = result["finished"] or (bool(trial.config["seed_point"]) and not self.prune_seeds)
-        if action == TrialScheduler.STOP and not spared:
-            value = result[self.metric]
-            self.reasons[trial.trial_id] = f"asha: {value:.4f} at {result['examples']} examples, the bar was {bar:.4f}"
+        if not result["step"]:  # the last words of a trial that fails
+            return str(TrialScheduler.CONTINUE)
+        progress = result["step"] / result["total_steps"]
+        verdict = self.rungs.judge(proposal.name, progress, proposal.config.warmup_ratio, result[self.compared])
+        if verdict is None:
+            return str(TrialScheduler.CONTINUE)
+        is_spared = result["finished"] or (bool(proposal.seed_point) and not self.prune_seeds)
+        stops = verdict.stops and not is_spared
+        if stops:
+            self.reasons[proposal.name] = self._words(verdict, result)
         self._save()
-        return str(TrialScheduler.CONTINUE if spared else action)
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
-    def _bar(self, examples: int) -> float:
-        """Return the value that a trial new in its rung must reach."""
-        bracket = self._brackets[0]
-        for milestone, recorded in bracket._rungs:
-            if examples >= milestone:
-                return float(self._metric_op * bracket.cutoff(recorded)) if recorded else float("nan")
-        return float("nan")
+    def _words(self, verdict: Verdict, result: dict[str, Any]) -> str:
+        return (
+            f"asha: {self.compared} {verdict.value:.4f} at {verdict.share} of its course ({result['step']} of "
+            f"{result['total_steps']} steps), the bar was {verdict.bar:.4f}, the median of {verdict.trials} trials"
+        )
 
     def _save(self) -> None:
-        rungs = [[milestone, recorded] for milestone, recorded in self._brackets[0]._rungs]
+        rungs = {str(share): values for share, values in self.rungs.values.items()}
         write_json(self.file, {"rungs": rungs, "reasons": self.reasons})
 
     def _load(self) -> None:
         content = read_json(self.file)
         self.reasons = content["reasons"]
-        kept = dict(content["rungs"])
-        for milestone, recorded in self._brackets[0]._rungs:
-            recorded.update(kept.get(milestone, {}))
+        for share, values in content["rungs"].items():
+            self.rungs.values[Fraction(share)] = values

@@ -71,7 +71,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--seed", type=int, help="seed of sampler and training (default: 42)")
     add("--seeds", metavar="FILE", type=Path, help="your own seed points, YAML or JSON: name -> fields of TrialConfig")
     add("--prune-seeds", action="store_true", default=None, help="let ASHA stop seed points too")
-    add("--sampler", choices=("tpe", "gp", "random"), help="what proposes after the seed points (default: tpe)")
+    samplers = ("tpe", "multivariate_tpe", "gp", "random")
+    add("--sampler", choices=samplers, help="what proposes after the seed points (default: tpe)")
     add("--set", metavar="FIELD=VALUE", action="append", default=[], help="hold a field in every trial; repeatable")
     return parser.parse_args()
 
