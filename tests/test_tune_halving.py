@@ -49,7 +49,7 @@ def test_the_worse_half_is_stopped_at_a_rung_and_a_person_can_read_why(tmp_path:
     assert decide(halving, FakeTrial("c"), 11, 0.55) == "CONTINUE"  # the median itself
     assert decide(halving, FakeTrial("d"), 11, 0.4) == "STOP"
     assert halving.reasons == {
-        "d": "asha: value 0.4000 at 1/8 of its course (11 of 80 steps), the bar was 0.5250, the median of 4 trials"
+        "d": "asha: 0.4000 at 1/8 of its course (step 11 of 80), the bar was 0.5250 (median of 4 trials)"
     }
 
 

@@ -50,15 +50,9 @@ class PresetSparingHalving(FIFOScheduler):
         is_spared = result["finished"] or (bool(proposal.seed_point) and not self.prune_seeds)
         stops = verdict.stops and not is_spared
         if stops:
-            self.reasons[proposal.name] = self._words(verdict, result)
+            self.reasons[proposal.name] = _words(verdict, result)
         self._save()
         return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
-
-    def _words(self, verdict: Verdict, result: dict[str, Any]) -> str:
-        return (
-            f"asha: {self.compared} {verdict.value:.4f} at {verdict.share} of its course ({result['step']} of "
-            f"{result['total_steps']} steps), the bar was {verdict.bar:.4f}, the median of {verdict.trials} trials"
-        )
 
     def _save(self) -> None:
         rungs = {str(share): values for share, values in self.rungs.values.items()}
@@ -69,3 +63,10 @@ class PresetSparingHalving(FIFOScheduler):
         self.reasons = content["reasons"]
         for share, values in content["rungs"].items():
             self.rungs.values[Fraction(share)] = values
+
+
+def _words(verdict: Verdict, result: dict[str, Any]) -> str:
+    return (
+        f"asha: {verdict.value:.4f} at {verdict.share} of its course (step {result['step']} of "
+        f"{result['total_steps']}), the bar was {verdict.bar:.4f} (median of {verdict.trials} trials)"
+    )
