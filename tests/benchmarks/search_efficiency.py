@@ -339,7 +339,7 @@ def show(table: Table, summary: dict[str, Any], shown: list[float]) -> str:
 
 def draw(parts: list[tuple[Table, dict[str, Any]]], file: Path) -> None:
     """Draw regret against cost with its intervals."""
-    figure, axes = plt.subplots(1, len(parts), figsize=(7 * len(parts), 5.5), layout="constrained")
+    figure, axes = plt.subplots(1, len(parts), figsize=(7 * len(parts), 6), layout="constrained")
     names = [name for name in METHODS if not name.startswith("ours,")] + [
         "ours, --prune-seeds",
         "one epoch, then the best 3",
@@ -354,7 +354,7 @@ def draw(parts: list[tuple[Table, dict[str, Any]]], file: Path) -> None:
         axis.set(title=table.name, xlabel="cost in epochs of training", ylabel=f"regret, {table.unit}")
         axis.set_yscale("symlog", linthresh=0.1)
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
