@@ -16,10 +16,9 @@ import pytest
 from medqa.config import Task, TrialConfig
 from medqa.errors import ConfigError
 from tune import disk
-from tune.checkpoints import ended_trials, prune
 from tune.disk import DiskBound, adapter_tensors, bound, require_room
+from tune.kept import prune
 from tune.outcomes import State, TrialOutcome, best_names
-from tune.run_folder import remove_dead, run_folder
 from tune.settings import SearchSettings, resolve
 from tune.wishes import Wishes
 
@@ -117,62 +116,19 @@ def test_completed_trials_keep_their_adapters_before_stopped_ones_and_failed_one
     assert best_names(rows, "accuracy", 10) == {"low", "high", "stopped"}
 
 
-def new_checkpoint(trial: Path) -> Path:
-    folder = trial / "checkpoint_000003"
-    for name in ("adapter", "state"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "weights").write_text("w")
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
 def test_an_ended_trial_keeps_its_record_and_only_a_needed_adapter(tmp_path: Path) -> None:
-    folder = new_checkpoint(tmp_path / "trial_007")
-    assert not prune(tmp_path / "trial_007", lambda folder: True)
-    assert {path.name for path in folder.iterdir()} == {"adapter", "config.json"}
-    assert prune(tmp_path / "trial_007", lambda folder: False)
-    assert {path.name for path in folder.iterdir()} == {"config.json"}
-
-
-def test_a_trial_has_ended_when_ray_s_newest_saved_state_says_so(tmp_path: Path) -> None:
-    assert ended_trials(tmp_path) == set()
-    for number, status in ((1, "RUNNING"), (2, "TERMINATED")):
-        trials = [
-            json.dumps({"config": {"name": "a"}, "status": status}),
-            json.dumps({"config": {"name": "b"}, "status": "RUNNING"}),
-            json.dumps({"config": {"name": "c"}, "status": "ERROR"}),
-        ]
-        content = {"trial_data": [[trial, ""] for trial in trials]}
-        (tmp_path / f"experiment_state-{number}.json").write_text(json.dumps(content))
-        assert ended_trials(tmp_path) == ({"c"} if status == "RUNNING" else {"a", "c"})
-    (tmp_path / "experiment_state-3.json").write_text("{half writ")
-    assert ended_trials(tmp_path) == set()
-
-
-def test_only_folders_whose_process_is_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    program = (
-        "import sys, time\nfrom tune.run_folder import run_folder\n"
-        "with run_folder('/search', 'trial_007') as folder:\n"
-        "    (folder / 'state').mkdir()\n    print(folder, flush=True)\n    time.sleep(60)\n"
-    )
-    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    left = Path(worker.stdout.readline().strip())
-    with run_folder("/search", "trial_007") as mine:
-        assert mine.is_dir()
-        assert left.is_dir()
-        worker.kill()
-        worker.wait()
-        assert left.is_dir()
-        with run_folder("/other", "trial_007"):
-            assert left.is_dir()
-        remove_dead("/search")
-        assert not left.exists()
-        assert mine.is_dir()
-    assert not mine.exists()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    kept = tmp_path / "trial_007" / "kept"
+    # a worker that was killed leaves the last two
+    for folder in (kept, kept.with_name(".working"), kept.with_name(".kept.partial")):
+        for name in ("adapter", "state"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "weights").write_text("w")
+        (folder / "config.json").write_text("{}")
+    prune(kept, needs_adapter=True)
+    assert {path.name for path in kept.iterdir()} == {"adapter", "config.json"}
+    prune(kept, needs_adapter=False)
+    assert {path.name for path in kept.iterdir()} == {"config.json"}
+    assert [path.name for path in kept.parent.iterdir()] == ["kept"]
 
 
 def used(*folders: Path) -> int:

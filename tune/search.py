@@ -81,14 +81,18 @@ def search(arguments: argparse.Namespace) -> int:
     from tune import console
     from tune.failures import disk_watch
     from tune.locks import alone
+    from tune.settings import keep, make_folder
 
     console.quiet_ray()
     settings, folder = settle(read_wishes(arguments))
     settings, questions, model_config = check(settings, folder)
-    print(console.headline(settings, questions), flush=True)
+    make_folder(folder)
     with alone(folder), disk_watch(folder):
+        keep(settings, folder)
+        print(console.headline(settings, questions), flush=True)
         job, finished = run(settings, folder, questions, model_config)
 
+    from tune.confirmation import trials_left
     from tune.summary import summary
     from tune.verdict import verdict
 
@@ -96,7 +100,7 @@ def search(arguments: argparse.Namespace) -> int:
     print(summary(rows, settings.metric, asked))
     print(verdict(rows, repeats, settings.metric, settings.confirm, asked))
     print("", console.used(job.budget, (*rows, *repeats)), sep="\n")
-    why = console.why_ended(job.budget, len(rows))
+    why = console.why_ended(job.budget, trials_left(job))
     print(console.next_steps(settings, folder, finished, why))
     return 0 if any(row.state == "completed" for row in rows) else 1
 
@@ -132,12 +136,12 @@ def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
 
 
 def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, QuestionSet, Path]:
-    """Read the questions, look at the model and the folder, before any work is asked for; the path is config.json."""
+    """Read the questions, look at the model, before any work is asked for; the path is that of its config.json."""
     import dataclasses
 
     from medqa.model import check_model
     from medqa.questions import load_search_questions
-    from tune.settings import keep, kept_settings, require_same
+    from tune.settings import kept_settings, require_same
 
     questions = load_search_questions(settings.task.data, settings.task.data_revision)
     model_config = check_model(settings.task)
@@ -145,7 +149,6 @@ def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, Quest
     kept = kept_settings(folder)
     if kept:
         require_same(kept, settings, folder)
-    keep(settings, folder)
     return settings, questions, model_config
 
 
