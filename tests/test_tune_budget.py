@@ -259,7 +259,7 @@ def test_the_total_names_hours_price_and_what_failed_trials_took(tmp_path: Path)
     )
     on_cpus = new_budget(tmp_path / "cpus", watch, gpus=0, gpu_hour_price=2.0)
     run_trial(on_cpus, watch, "a", [(HOUR / 4, 20)], 20)
-    assert used(on_cpus, rows) == "Used 0.25 CPU-hours in 1 trial."
+    assert used(on_cpus, rows) == "Used 0.25 CPU-hours (without a price: --gpu-hour-price is that of GPUs) in 1 trial."
 
 
 def test_what_was_not_started_is_said_with_what_it_needs_and_what_is_left(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_on
             assert run.data.metrics["gpu_seconds"] == pytest.approx(row.gpu_seconds)
             assert run.data.metrics["cost"] == pytest.approx(row.gpu_seconds / HOUR * 2)
 
-    assert "finished" in finish(toy(tmp_path, 10)).split()
+    assert "finished" in finish(toy(tmp_path, 10, pause=0.05)).split()
     after = {row.name: row for row in Outcomes(tmp_path / "toy" / "outcomes.json").rows()}
     assert len(after) == 8
     assert {name: after[name] for name in rows} == rows
@@ -396,7 +396,7 @@ def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_pat
     assert "nothing is run" in finish(toy(tmp_path, cap / HOUR, **slow))
     assert gpu_seconds(tmp_path) == now
 
-    assert "finished" in finish(toy(tmp_path, 10, **slow)).split()
+    assert "finished" in finish(toy(tmp_path, 10, trials=3, pause=0.1)).split()
     rows = Outcomes(tmp_path / "toy" / "outcomes.json").rows()
     assert len(rows) == 3
     assert {row.name: row.gpu_seconds for row in rows} == pytest.approx(gpu_seconds(tmp_path))

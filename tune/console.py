@@ -68,16 +68,15 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
     points = settings.space.seed_points()
     equal = [name for name in (*PRESETS, *settings.seeds) if name not in points]
     if equal:
-        lines.append(f"Not run again, because they equal an earlier seed point: {', '.join(equal)}.")
+        lines.append(f"Left out, because they equal an earlier seed point: {', '.join(equal)}.")
     if settings.max_trials < len(points):
-        lines.append(
-            f"--max-trials leaves out the last {len(points) - settings.max_trials} of {len(points)} seed points."
-        )
+        run = settings.max_trials
+        lines.append(f"--max-trials {run} is less than the {len(points)} seed points: the first {run} are run.")
     if settings.prune_seeds:
         lines.append("ASHA may stop seed points too (--prune-seeds).")
     if settings.confirm:
-        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are"
-        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds each (--confirm).")
+        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are each"
+        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds (--confirm).")
     return "\n".join(lines)
 
 
@@ -89,8 +88,10 @@ def used(budget: Budget, rows: Sequence[TrialOutcome]) -> str:
     else:  # a trial without a GPU has one CPU
         unit, hours = "CPU-hours", sum(use.seconds for use in budget.uses.values()) / 3600
         lost = sum(use.seconds for use in failed) / 3600
-    cost = budget.cost(hours * 3600) if budget.gpu_hours else None
-    price = "" if cost is None else f" ({cost:.2f} at {budget.settings.gpu_hour_price:.2f} an hour)"
+    price, each = "", budget.settings.gpu_hour_price
+    if each is not None:
+        has_none = " (without a price: --gpu-hour-price is that of GPUs)"
+        price = f" ({hours * each:.2f} at {each:.2f} an hour)" if budget.gpu_hours else has_none
     of_failed = f"; {_amount(lost)} of it on trials that failed" if failed else ""
     trials = "1 trial" if len(budget.uses) == 1 else f"{len(budget.uses)} trials"
     return f"Used {_amount(hours)} {unit}{price} in {trials}{of_failed}."

@@ -173,12 +173,15 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet, model_co
 
     share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
     given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
-    print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
+    ended = f" ({len(job.outcomes)} have ended)" if len(job.outcomes) else ""
+    side_by_side = f"{share.concurrent} side by side with {given} each"
+    print(f"{settings.max_trials} trials{ended}, {side_by_side}, in {folder}", flush=True)
     print(report(settings, model_config, share.concurrent, len(questions.validation), folder), flush=True)
     if not job.is_finished and not run_search(job, questions, share, run_trial):
         return job, False
     if left := left_to_confirm(job):
-        print(f"Training the best configurations again with new seeds: {len(left)} trainings", flush=True)
+        more = " left" if len(job.repeats) else ""
+        print(f"Training the best again with new seeds: {len(left)} trainings{more}", flush=True)
     return job, run_confirmation(job, questions, share, run_trial)
 
 
