@@ -375,7 +375,7 @@ def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_on
 
 @pytest.mark.slow
 def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_path: Path) -> None:
-    slow = {"trials": 3, "pause": 1.5}
+    slow = {"trials": 3, "pause": 2.5}  # a trial takes 20 s, and its count is kept every 10
     process = toy(tmp_path, 10, **slow)
     deadline = time.monotonic() + 120
     while sum(used >= 3 for used in gpu_seconds(tmp_path).values()) < 2 and time.monotonic() < deadline:
