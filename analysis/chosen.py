@@ -11,8 +11,8 @@ import numpy as np
 
 from analysis.comparison import paired_margin
 from analysis.runs import Trial
+from medqa.prediction import Prediction
 from medqa.record import predictions_from_rows
-from medqa.scoring import Prediction
 from medqa.selection import NEW_SEEDS, Choice, Margin
 
 _BOOTSTRAP_SEED = 0

@@ -11,7 +11,7 @@ import scipy.stats
 
 from medqa.errors import DataError
 from medqa.metrics import CONFIDENCE_LEVEL, Estimate, confusion_matrix, macro_f1
-from medqa.scoring import Prediction
+from medqa.prediction import Prediction
 
 RESAMPLES = 10_000
 """Bootstrap samples; the ends of a 95 % interval then vary by about 1 % of its width between seeds."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from medqa.errors import RecordError
 from medqa.model import BaseModel
+from medqa.prediction import Prediction
 from medqa.prompt import TRAINING_WORDING, WORDINGS, pick_exemplars, wording_fingerprint
 from medqa.questions import Question, QuestionSet, load_search_questions
 from medqa.record import TrialIdentity
-from medqa.scoring import Prediction, score_questions
+from medqa.scoring import score_questions
 
 EXEMPLARS = 3
 EXEMPLAR_SEED = 42

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medqa.scoring import Prediction
+from medqa.prediction import Prediction
 
 CONFIDENT = 0.7
 """Probability of the chosen letter from which a wrong answer counts as confident."""

@@ -19,9 +19,9 @@ from analysis.mistakes import KINDS, count_kinds
 from analysis.runs import Search, Trial
 from medqa.errors import RecordError
 from medqa.metrics import CALIBRATION_BINS, CONFIDENCE_LEVEL, accuracy, extraction_failure_rate, study_results, wilson
+from medqa.prediction import Prediction
 from medqa.prompt import TRAINING_WORDING
 from medqa.record import TrialIdentity, read_json, write_json
-from medqa.scoring import Prediction
 
 RESULTS = {
     "zero_shot": "zero_shot_results.json",

@@ -14,9 +14,9 @@ import scipy.stats
 import sklearn.metrics
 
 from medqa.errors import DataError
+from medqa.prediction import Prediction
 from medqa.questions import Question
 from medqa.record import prediction_rows
-from medqa.scoring import Prediction
 from medqa.topics import SPECIALTIES, topic_of
 
 CONFIDENCE_LEVEL = 0.95

@@ -14,7 +14,7 @@ from typing import Any
 from medqa.config import Task, TrialConfig, from_mapping
 from medqa.errors import RecordError
 from medqa.memory import MemoryPlan
-from medqa.scoring import Prediction
+from medqa.prediction import Prediction
 
 ADAPTER = "adapter"
 """Folder of the best adapter, as PEFT saves it."""

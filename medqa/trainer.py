@@ -20,8 +20,9 @@ from medqa.evaluations import Evaluation, OnEval, decide
 from medqa.memory import MemoryPlan
 from medqa.metrics import study_results
 from medqa.model import BaseModel
+from medqa.prediction import Scores
 from medqa.questions import QuestionSet
-from medqa.scoring import Scores, score_questions
+from medqa.scoring import score_questions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,11 +12,11 @@ from analysis.runs import Search, Trial, choose_winner
 from analysis.study_files import Subject
 from medqa.config import Task
 from medqa.metrics import study_results
+from medqa.prediction import Prediction
 from medqa.presets import PRESETS
 from medqa.prompt import WORDINGS
 from medqa.questions import Question
 from medqa.record import TrialIdentity
-from medqa.scoring import Prediction
 
 TEXTS = (
     "Crushing chest pain with ST-segment elevation.",

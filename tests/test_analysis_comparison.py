@@ -8,7 +8,7 @@ from analysis_fakes import make_predictions, make_questions
 from analysis.comparison import bootstrap_macro_f1, bootstrap_mean, mcnemar_p, paired_difference, paired_margin
 from medqa.errors import DataError
 from medqa.metrics import macro_f1
-from medqa.scoring import Prediction
+from medqa.prediction import Prediction
 
 
 def predictions(pairs: str) -> list[Prediction]:

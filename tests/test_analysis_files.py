@@ -20,7 +20,7 @@ from analysis.report import format_table, write_report
 from analysis.runs import choose_winner
 from medqa.errors import RecordError
 from medqa.metrics import study_results
-from medqa.scoring import Prediction
+from medqa.prediction import Prediction
 
 FIGURES = {
     "all_configs_comparison.png",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,11 @@ def test_no_file_hides_a_standard_or_installed_module() -> None:
     taken = set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions())
     ours = {path.stem for path in FILES if path.parent.name in ("tune", "analysis")} - {"__init__"}
     assert not ours & (taken - set(PACKAGES))
+
+
+def test_the_driver_of_a_search_does_not_wait_for_torch() -> None:
+    code = "import sys, tune.driver, tune.confirmation, tune.trainable, tune.verdict; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_ray_tune_is_never_imported_as_tune() -> None:

@@ -22,9 +22,9 @@ from medqa.metrics import (
     topic_accuracy,
     wilson,
 )
+from medqa.prediction import Prediction
 from medqa.questions import Question
 from medqa.record import predictions_from_rows
-from medqa.scoring import Prediction
 
 GOLD = [353, 309, 346, 265]
 

@@ -100,7 +100,7 @@ def test_a_kill_loses_what_was_counted_since_the_last_ten_seconds_and_no_more(tm
     watch.seconds += 5000  # killed: the time until the next start is nobody's
     again = new_budget(tmp_path, watch)
     assert again.uses["a"].gpu_seconds == again.seconds == 20
-    again.goes_on("a", 100)
+    assert again.reserve("a", 100)
     again.trial_started("a")
     watch.seconds += 7
     assert again.trial_ended("a").gpu_seconds == 27
@@ -214,6 +214,23 @@ def test_a_cap_that_is_reached_pays_for_nothing(tmp_path: Path) -> None:
     )
 
 
+def test_a_trial_begun_in_an_earlier_run_goes_on_while_anything_is_left(tmp_path: Path) -> None:
+    watch = Watch()
+    budget = new_budget(tmp_path, watch, max_gpu_hours=1)
+    run_trial(budget, watch, "a", [(900, 500), (900, 1000)], 1000)
+    assert budget.reserve("b", 1000)
+    budget.trial_started("b")
+    watch.seconds += 60
+    budget.end()  # killed; 29 minutes are left, and a whole course takes 30
+    again = new_budget(tmp_path, watch, max_gpu_hours=1)
+    assert not again.reserve("c", 1000)
+    assert again.reserve("b", 1000)
+    again.trial_started("b")
+    watch.seconds += 1740
+    again.end()
+    assert not new_budget(tmp_path, watch, max_gpu_hours=1).reserve("b", 1000)
+
+
 def test_a_cap_on_gpu_hours_is_refused_where_trials_have_no_gpu(tmp_path: Path) -> None:
     for caps in ({"max_gpu_hours": 1.0}, {"max_cost": 1.0, "gpu_hour_price": 2.0}):
         with pytest.raises(ConfigError, match=f"--{next(iter(caps)).replace('_', '-')} .*use --max-hours") as raised:
@@ -226,7 +243,7 @@ def test_a_cap_on_gpu_hours_is_refused_where_trials_have_no_gpu(tmp_path: Path) 
 
 def row(name: str, failed: bool = False) -> TrialOutcome:
     config = Space().to_config(Space().seed_points()["config_1_baseline"])
-    numbers: dict[str, Any] = {"accuracy": None, "answer_nll": None, "steps": 0, "seconds": 0.0}
+    numbers: dict[str, Any] = {"accuracy": 0.5, "answer_nll": 1.0, "steps": 10, "seconds": 1.0}
     state = "failed" if failed else "completed"
     return TrialOutcome(name=name, seed_point="", state=state, stop_reason="", config=config, **numbers)
 
@@ -242,7 +259,7 @@ def test_the_total_names_hours_price_and_what_failed_trials_took(tmp_path: Path)
     )
     on_cpus = new_budget(tmp_path / "cpus", watch, gpus=0, gpu_hour_price=2.0)
     run_trial(on_cpus, watch, "a", [(HOUR / 4, 20)], 20)
-    assert used(on_cpus, rows) == "Used 0.25 CPU-hours in 1 trials."
+    assert used(on_cpus, rows) == "Used 0.25 CPU-hours (without a price: --gpu-hour-price is that of GPUs) in 1 trial."
 
 
 def test_what_was_not_started_is_said_with_what_it_needs_and_what_is_left(tmp_path: Path) -> None:
@@ -251,20 +268,10 @@ def test_what_was_not_started_is_said_with_what_it_needs_and_what_is_left(tmp_pa
     run_trial(budget, watch, "a", [(HOUR, 10), (HOUR, 20)], 20)
     assert not budget.reserve("b", 20)
     budget.end()
-    assert why_ended(budget, 1) == (
+    assert why_ended(budget, 29) == (
         "29 trials were not started, because the next would take about 2.00 GPU-hours and 0.5 are left of "
         "--max-gpu-hours 2.5. The same command with a larger --max-gpu-hours goes on with it"
     )
-
-
-class FakeTrial:
-    """A Ray trial, as far as the sampler looks."""
-
-    def __init__(self, trial_id: str, ended: bool) -> None:
-        self.trial_id, self.ended = trial_id, ended
-
-    def is_finished(self) -> bool:
-        return self.ended
 
 
 def new_sampler(file: Path, paid: set[str]) -> PresetsThenOptuna:
@@ -277,7 +284,7 @@ def new_sampler(file: Path, paid: set[str]) -> PresetsThenOptuna:
         concurrent=8,
         storage=open_storage(file),
         study_name="toy",
-        reserve=lambda name, config: name in paid,
+        pays_for=lambda name, config: name in paid,
     )
 
 
@@ -285,32 +292,31 @@ def test_what_is_not_paid_for_waits_for_those_under_way_and_then_ends_the_run(tm
     names = [*PRESETS, "trial_007", "trial_008"]
     paid = set(names[:3])
     sampler = new_sampler(tmp_path / "optuna.db", paid)
-    sampler.follow([])
-    started = [sampler.suggest(f"id{number}") for number in range(4)]
+    started = [sampler.suggest("an id of Ray") for _ in range(4)]
     assert [suggested and suggested["name"] for suggested in started] == [*names[:3], None]
     assert sampler.suggest("asked again") is None
-    sampler.follow([FakeTrial(f"id{number}", ended=True) for number in range(3)])
+    for name in names[:3]:
+        sampler.trial_ended(row(name))
     assert sampler.suggest("nothing is under way") == sampler.FINISHED
     assert not sampler.is_exhausted
     paid |= set(names[3:7])  # a larger cap, or a trial that used less than was expected
-    started = [sampler.suggest(f"id{number}") for number in range(3, 8)]
+    started = [sampler.suggest("an id of Ray") for _ in range(5)]
     assert [suggested and suggested["name"] for suggested in started] == [*names[3:7], None]
     states = [
         trial.state for trial in load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
     ]
-    assert states == [TrialState.RUNNING] * 7 + [TrialState.WAITING]
+    assert states == [TrialState.COMPLETE] * 3 + [TrialState.RUNNING] * 4 + [TrialState.WAITING]
 
 
 def test_a_drawn_trial_that_was_not_paid_for_is_the_first_one_when_the_search_goes_on(tmp_path: Path) -> None:
     paid = set(PRESETS)
     sampler = new_sampler(tmp_path / "optuna.db", paid)
-    for number in range(6):
-        sampler.suggest(f"id{number}")
-        sampler.on_trial_complete(f"id{number}", {"best_accuracy": number / 10, "examples": 100, "finished": True})
-    assert sampler.suggest("too dear") is None
+    for name in PRESETS:
+        sampler.suggest("an id of Ray")
+        sampler.trial_ended(row(name))
+    assert sampler.suggest("too dear") == sampler.FINISHED
     again = new_sampler(tmp_path / "optuna.db", {"trial_007"})
-    again.follow([])
-    proposed = again.suggest("id7")
+    proposed = again.suggest("an id of Ray")
     drawn = load_study(study_name="toy", storage=open_storage(tmp_path / "optuna.db")).trials
     assert (len(drawn), drawn[-1].state) == (7, TrialState.RUNNING)
     assert isinstance(proposed, dict)
@@ -361,7 +367,7 @@ def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_on
             assert run.data.metrics["gpu_seconds"] == pytest.approx(row.gpu_seconds)
             assert run.data.metrics["cost"] == pytest.approx(row.gpu_seconds / HOUR * 2)
 
-    assert "finished" in finish(toy(tmp_path, 10)).split()
+    assert "finished" in finish(toy(tmp_path, 10, pause=0.05)).split()
     after = {row.name: row for row in Outcomes(tmp_path / "toy" / "outcomes.json").rows()}
     assert len(after) == 8
     assert {name: after[name] for name in rows} == rows
@@ -369,7 +375,7 @@ def test_a_search_starts_only_what_its_cap_pays_for_and_goes_on_with_a_larger_on
 
 @pytest.mark.slow
 def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_path: Path) -> None:
-    slow = {"trials": 3, "pause": 1.5}
+    slow = {"trials": 3, "pause": 2.5}  # a trial takes 20 s, and its count is kept every 10
     process = toy(tmp_path, 10, **slow)
     deadline = time.monotonic() + 120
     while sum(used >= 3 for used in gpu_seconds(tmp_path).values()) < 2 and time.monotonic() < deadline:
@@ -390,7 +396,7 @@ def test_a_kill_forgets_no_use_and_a_cap_that_is_reached_stops_what_runs(tmp_pat
     assert "nothing is run" in finish(toy(tmp_path, cap / HOUR, **slow))
     assert gpu_seconds(tmp_path) == now
 
-    assert "finished" in finish(toy(tmp_path, 10, **slow)).split()
+    assert "finished" in finish(toy(tmp_path, 10, trials=3, pause=0.1)).split()
     rows = Outcomes(tmp_path / "toy" / "outcomes.json").rows()
     assert len(rows) == 3
     assert {row.name: row.gpu_seconds for row in rows} == pytest.approx(gpu_seconds(tmp_path))

@@ -20,13 +20,9 @@ from medqa.config import TrialConfig
 from medqa.selection import BEST_MEANS, CONFIRMED_MEANS
 from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal, proposal_of
-from tune.repeats import RepeatProposals, Repeats, new_seeds, repeats_of
+from tune.repeats import Repeats, new_seeds, repeats_of
+from tune.sampler import Proposals
 from tune.verdict import verdict
-
-
-def always(name: str, config: TrialConfig) -> bool:
-    return True
-
 
 TOY = Path(__file__).with_name("toy_search.py")
 PRESET = "config_1_baseline"
@@ -83,32 +79,32 @@ def test_a_proposal_goes_through_ray_with_the_trial_that_it_confirms() -> None:
     assert proposal_of(proposal.to_ray()) == proposal
 
 
-class FakeTrial:
-    """A trial that Ray has."""
-
-    def __init__(self, name: str, ended: bool) -> None:
-        self.config, self.ended = {"name": name}, ended
-
-    def is_finished(self) -> bool:
-        return self.ended
-
-
 def test_ray_gets_each_training_once_and_no_more_at_a_time_than_may_run() -> None:
-    repeats = Repeats(repeats_of([BASE], "accuracy", 1, seed=42), concurrent=1, reserve=always)
-    repeats.follow([FakeTrial(f"{PRESET}_seed_43", ended=True), FakeTrial("of_another_choice", ended=True)])
-    given = repeats.suggest("1")
-    assert isinstance(given, dict)
-    assert given["name"] == f"{PRESET}_seed_44"
-    assert repeats.suggest("2") is None
-    repeats.follow([FakeTrial(f"{PRESET}_seed_{seed}", ended=True) for seed in (43, 44)])
-    assert isinstance(repeats.suggest("3"), dict)
-    assert repeats.suggest("4") == Repeats.FINISHED
-
-
-def test_a_count_that_ray_saved_does_not_end_the_proposals() -> None:
-    proposals = RepeatProposals(Repeats(repeats_of([BASE], "accuracy", 1, seed=42), concurrent=1, reserve=always))
-    proposals.set_state({"counter": 99, "total_samples": 3, "finished": True, "experiment": None})
+    repeats = Repeats(repeats_of([BASE], "accuracy", 1, seed=42), concurrent=2, pays_for=lambda name, config: True)
+    proposals = Proposals(repeats, most=3)
+    first, second = repeats.suggest("an id of Ray"), repeats.suggest("another")
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert [first["name"], second["name"]] == [f"{PRESET}_seed_43", f"{PRESET}_seed_44"]
+    assert repeats.suggest("one too many") is None
+    repeats.trial_ended(again(BASE, 0.5)[0])
     assert not proposals.is_finished()
+    assert isinstance(repeats.suggest("the last"), dict)
+    assert proposals.is_finished()
+    assert repeats.suggest("none is left") == Repeats.FINISHED
+
+
+def test_a_training_that_the_budget_does_not_pay_for_waits_for_those_under_way_and_then_ends_the_run() -> None:
+    paid = {f"{PRESET}_seed_43"}
+    repeats = Repeats(
+        repeats_of([BASE], "accuracy", 1, seed=42), concurrent=3, pays_for=lambda name, config: name in paid
+    )
+    assert isinstance(repeats.suggest("paid for"), dict)
+    assert repeats.suggest("not paid for") is None
+    repeats.trial_ended(again(BASE, 0.5)[0])
+    assert repeats.suggest("and nothing is under way") == Repeats.FINISHED
+    paid.add(f"{PRESET}_seed_44")
+    assert isinstance(repeats.suggest("a larger cap"), dict)
 
 
 def test_the_verdict_names_the_best_its_margins_and_what_best_means() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -16,10 +15,9 @@ import pytest
 from medqa.config import Task, TrialConfig
 from medqa.errors import ConfigError
 from tune import disk
-from tune.checkpoints import ended_trials, prune
 from tune.disk import DiskBound, adapter_tensors, bound, require_room
+from tune.kept import prune
 from tune.outcomes import State, TrialOutcome, best_names
-from tune.run_folder import remove_dead, run_folder
 from tune.settings import SearchSettings, resolve
 from tune.wishes import Wishes
 
@@ -117,73 +115,29 @@ def test_completed_trials_keep_their_adapters_before_stopped_ones_and_failed_one
     assert best_names(rows, "accuracy", 10) == {"low", "high", "stopped"}
 
 
-def new_checkpoint(trial: Path) -> Path:
-    folder = trial / "checkpoint_000003"
-    for name in ("adapter", "state"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "weights").write_text("w")
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
 def test_an_ended_trial_keeps_its_record_and_only_a_needed_adapter(tmp_path: Path) -> None:
-    folder = new_checkpoint(tmp_path / "trial_007")
-    assert not prune(tmp_path / "trial_007", lambda folder: True)
-    assert {path.name for path in folder.iterdir()} == {"adapter", "config.json"}
-    assert prune(tmp_path / "trial_007", lambda folder: False)
-    assert {path.name for path in folder.iterdir()} == {"config.json"}
+    kept = tmp_path / "trial_007" / "kept"
+    # a worker that was killed leaves the last two
+    for folder in (kept, kept.with_name(".working"), kept.with_name(".kept.partial")):
+        for name in ("adapter", "state"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "weights").write_text("w")
+        (folder / "config.json").write_text("{}")
+    prune(kept, needs_adapter=True)
+    assert {path.name for path in kept.iterdir()} == {"adapter", "config.json"}
+    prune(kept, needs_adapter=False)
+    assert {path.name for path in kept.iterdir()} == {"config.json"}
+    assert [path.name for path in kept.parent.iterdir()] == ["kept"]
 
 
-def test_a_trial_has_ended_when_ray_s_newest_saved_state_says_so(tmp_path: Path) -> None:
-    assert ended_trials(tmp_path) == set()
-    for number, status in ((1, "RUNNING"), (2, "TERMINATED")):
-        trials = [
-            json.dumps({"config": {"name": "a"}, "status": status}),
-            json.dumps({"config": {"name": "b"}, "status": "RUNNING"}),
-            json.dumps({"config": {"name": "c"}, "status": "ERROR"}),
-        ]
-        content = {"trial_data": [[trial, ""] for trial in trials]}
-        (tmp_path / f"experiment_state-{number}.json").write_text(json.dumps(content))
-        assert ended_trials(tmp_path) == ({"c"} if status == "RUNNING" else {"a", "c"})
-    (tmp_path / "experiment_state-3.json").write_text("{half writ")
-    assert ended_trials(tmp_path) == set()
-
-
-def test_only_folders_whose_process_is_dead_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    program = (
-        "import sys, time\nfrom tune.run_folder import run_folder\n"
-        "with run_folder('/search', 'trial_007') as folder:\n"
-        "    (folder / 'state').mkdir()\n    print(folder, flush=True)\n    time.sleep(60)\n"
-    )
-    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    left = Path(worker.stdout.readline().strip())
-    with run_folder("/search", "trial_007") as mine:
-        assert mine.is_dir()
-        assert left.is_dir()
-        worker.kill()
-        worker.wait()
-        assert left.is_dir()
-        with run_folder("/other", "trial_007"):
-            assert left.is_dir()
-        remove_dead("/search")
-        assert not left.exists()
-        assert mine.is_dir()
-    assert not mine.exists()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def used(*folders: Path) -> int:
+def used(folder: Path) -> int:
     total = 0
-    for folder in folders:
-        for path, _, names in os.walk(folder):
-            for name in names:
-                try:
-                    total += os.lstat(os.path.join(path, name)).st_size  # noqa: PTH118
-                except FileNotFoundError:
-                    pass
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_size  # noqa: PTH118
+            except FileNotFoundError:
+                pass
     return total
 
 
@@ -193,28 +147,24 @@ def test_thirty_trials_stay_within_the_bound_and_leave_five_adapters(tmp_path: P
     most = DiskBound(adapter=1.02 * size, state=3.02 * size, record=40_000, trials=30, under_way=2, kept=5)
     # without its rule a search of thirty would leave thirty adapters and as many states
     assert most.total < 30 * 4 * size
-    results, temporary = tmp_path / "results", tmp_path / "temporary"
-    temporary.mkdir()
-    environment = {**os.environ, "TOY_BYTES": str(size), "TMPDIR": str(temporary)}
-    environment["RAY_TMPDIR"] = tempfile.gettempdir()  # Ray's sockets bear no long path
+    results, environment = tmp_path / "results", {**os.environ, "TOY_BYTES": str(size)}
     command = [sys.executable, str(TOY), str(results), "30", "0.02", "", json.dumps({"keep_adapters": 5})]
     search = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     samples = [0]
     while search.poll() is None:
-        samples.append(used(results, *temporary.glob("medqa-*")))
+        samples.append(used(results))
         time.sleep(0.1)
     assert search.returncode == 0, search.communicate()[0]
     assert max(samples) <= most.total
-    assert used(results, *temporary.glob("medqa-*")) <= most.total - most.running
+    assert used(results) <= most.total - most.running
     kept = list((results / "artifacts").glob("*/artifacts/adapter/adapter_model.safetensors"))
     assert len(kept) == 5
     assert not [path for name in ("adapter", "state") for path in (results / "toy").glob(f"trials/*/*/{name}")]
-    assert not list(temporary.glob("medqa-*/*"))
     ended = json.loads((results / "toy" / "outcomes.json").read_text())
     assert len(ended) == 30
     assert len(list((results / "artifacts").glob("*/artifacts/config.json"))) == 30
     _require_winner(results, ended)
-    # its folders emptied, the search goes on: Ray looks for no checkpoint of a trial that has ended
+    # its folders emptied, the search goes on
     again = subprocess.run([*command[:3], "32", "0.02"], capture_output=True, text=True, env=environment, timeout=200)
     assert again.returncode == 0, again.stdout + again.stderr
     after = {line["name"]: line for line in json.loads((results / "toy" / "outcomes.json").read_text())}
@@ -227,7 +177,7 @@ def _require_winner(results: Path, ended: list[dict[str, object]]) -> None:
     from analysis.runs import choose_winner, find_search
 
     search = find_search(results)
-    winner = choose_winner(search)
+    winner = choose_winner(search).evaluated
     completed = [line for line in ended if line["state"] == "completed"]
     best = max(completed, key=lambda line: float(str(line["accuracy"])))
     assert winner.name == best["name"]

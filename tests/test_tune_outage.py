@@ -315,7 +315,9 @@ def test_a_search_goes_on_while_the_server_is_away(server: Server, results: Path
         assert steps(server.uri, found[name]) == sorted({*range(every, last, every), last}), name
         assert found[name].info.status == status[row["state"]]
         assert "adapter" in artifacts(server.uri, found[name])
-    assert not list((results / "toy" / "trials").glob("*/checkpoint_*/adapter"))
+    assert not list((results / "toy" / "trials").glob("*/kept/adapter"))
+    done = (results / "toy" / "evaluations.txt").read_text().splitlines()
+    assert len(set(done)) == len(done)
 
 
 def wait_for_trials(rows: Path, count: int) -> int:

@@ -159,11 +159,11 @@ def test_other_rows_behind_the_same_data_are_refused(tmp_path: Path) -> None:
 def test_a_results_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written to"):
-        settings.keep(resolved(tmp_path / "x"), tmp_path / "file" / "x")
+        settings.make_folder(tmp_path / "file" / "x")
 
 
 def test_a_full_disk_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = shutil._ntuple_diskusage(10**9, 10**9 - 5 * 2**20, 5 * 2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     with pytest.raises(ConfigError, match="only 5 MB free"):
-        settings.keep(resolved(tmp_path / "x"), tmp_path / "x")
+        settings.make_folder(tmp_path / "x")

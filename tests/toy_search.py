@@ -137,8 +137,9 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
     toy = make_toy(pause, {name: way or "error" for name, _, way in parts}, folder, size)
     try:
         search_settings = settings.resolve(wishes, Task(), folder, settings.kept_settings(folder))
-        settings.keep(search_settings, folder)
+        settings.make_folder(folder)
         with alone(folder), disk_watch(folder):
+            settings.keep(search_settings, folder)
             search(search_settings, folder, toy)
     except MedQAError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -146,7 +147,7 @@ def main(results: Path, max_trials: int, pause: float, failing: str = "", more: 
 
 
 def search(settings: SearchSettings, folder: Path, toy: Callable[[dict[str, Any]], None]) -> None:
-    from tune.confirmation import left_to_confirm, run_confirmation
+    from tune.confirmation import left_to_confirm, run_confirmation, trials_left
     from tune.driver import open_search, run_search, settle_search
 
     job = open_search(settings, folder)
@@ -155,12 +156,12 @@ def search(settings: SearchSettings, folder: Path, toy: Callable[[dict[str, Any]
         settle_search(job)
         return
     if job.budget.used_up:
-        print(f"nothing is run: {console.why_ended(job.budget, len(job.outcomes))}")
+        print(f"nothing is run: {console.why_ended(job.budget, trials_left(job))}")
         return
     share = connect(settings)
     finished = job.is_finished or run_search(job, QUESTIONS, share, toy)
     finished = finished and run_confirmation(job, QUESTIONS, share, toy)
-    why = console.why_ended(job.budget, len(job.outcomes))
+    why = console.why_ended(job.budget, trials_left(job))
     print("finished" if finished else f"unfinished: {why}" if why else "unfinished")
 
 

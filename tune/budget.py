@@ -164,13 +164,9 @@ class Budget:
         begun = self.uses.get(name, Use()).seconds > 0
         if self.used_up or not (begun or self.can_pay(course)):
             return False
-        self.goes_on(name, course)
-        return True
-
-    def goes_on(self, name: str, course: float) -> None:
-        """Take a trial of an earlier run as one under way."""
         self._under_way.add(name)
         self.uses[name] = dataclasses.replace(self.uses.get(name, Use()), course=course)
+        return True
 
     def trial_started(self, name: str) -> None:
         """Begin to count a trial that is under way."""

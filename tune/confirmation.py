@@ -17,10 +17,18 @@ from tune.sampler import Proposals
 
 def left_to_confirm(search: Search) -> list[Proposal]:
     """Return the trainings with new seeds that have not ended; they follow from the search's own outcomes alone."""
-    settings = search.settings
     ended = {row.name for row in search.repeats.rows()}
-    wanted = repeats_of(search.outcomes.rows(), settings.metric, settings.confirm, settings.seed)
-    return [proposal for proposal in wanted if proposal.name not in ended]
+    return [proposal for proposal in _wanted(search) if proposal.name not in ended]
+
+
+def _wanted(search: Search) -> list[Proposal]:
+    settings = search.settings
+    return repeats_of(search.outcomes.rows(), settings.metric, settings.confirm, settings.seed)
+
+
+def trials_left(search: Search) -> int:
+    """Return how many trials have not ended; of a search that is done, how many trainings with new seeds."""
+    return len(left_to_confirm(search)) if search.is_finished else search.settings.max_trials - len(search.outcomes)
 
 
 def run_confirmation(search: Search, questions: QuestionSet, share: Share, trainable: Callable[..., None]) -> bool:
@@ -45,7 +53,8 @@ def run_confirmation(search: Search, questions: QuestionSet, share: Share, train
         return not left
     search.budget.begin(share.gpus, len(questions.train))
     searcher, tracking = Repeats(left, share.concurrent, search.budget.pays_for), track(search)
-    console = Console(len(search.repeats) + len(left), max(len(proposal.name) for proposal in left))
+    wanted = _wanted(search)
+    console = Console(len(wanted), len(wanted) - len(left), max(len(proposal.name) for proposal in wanted))
     keeper = confirmation_keeper(search, tracking)
     events = SearchEvents(searcher, FullLength(), keeper, tracking, console, search.budget)
     finished = False

@@ -18,15 +18,22 @@ from tune.settings import SearchSettings
 
 
 class Console:
-    """Prints one line at the end of each trial."""
+    """Prints one line at the end of each trial.
 
-    def __init__(self, max_trials: int, longest_name: int = 24) -> None:
-        self.max_trials, self.longest_name = max_trials, longest_name
+    Args:
+        wanted: Trials in all.
+        ended: Those that have ended in earlier runs.
+        longest_name: Width of the column of names.
+    """
 
-    def trial_ended(self, outcome: TrialOutcome, ended: int) -> None:
+    def __init__(self, wanted: int, ended: int, longest_name: int = 24) -> None:
+        self.wanted, self.ended, self.longest_name = wanted, ended, longest_name
+
+    def trial_ended(self, outcome: TrialOutcome) -> None:
         """Print how a trial ended and what it reached."""
-        width = len(str(self.max_trials))
-        print(f"[{ended:{width}d}/{self.max_trials}] {_trial_line(outcome, self.longest_name)}", flush=True)
+        self.ended += 1
+        width = len(str(self.wanted))
+        print(f"[{self.ended:{width}d}/{self.wanted}] {_trial_line(outcome, self.longest_name)}", flush=True)
 
 
 def _trial_line(row: TrialOutcome, longest_name: int) -> str:
@@ -61,16 +68,15 @@ def headline(settings: SearchSettings, questions: QuestionSet) -> str:
     points = settings.space.seed_points()
     equal = [name for name in (*PRESETS, *settings.seeds) if name not in points]
     if equal:
-        lines.append(f"Not run again, because they equal an earlier seed point: {', '.join(equal)}.")
+        lines.append(f"Left out, because they equal an earlier seed point: {', '.join(equal)}.")
     if settings.max_trials < len(points):
-        lines.append(
-            f"--max-trials leaves out the last {len(points) - settings.max_trials} of {len(points)} seed points."
-        )
+        run = settings.max_trials
+        lines.append(f"--max-trials {run} is less than the {len(points)} seed points: the first {run} are run.")
     if settings.prune_seeds:
         lines.append("ASHA may stop seed points too (--prune-seeds).")
     if settings.confirm:
-        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are"
-        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds each (--confirm).")
+        trials = "best trial is" if settings.confirm == 1 else f"best {settings.confirm} trials are each"
+        lines.append(f"At the end the {trials} trained again with {NEW_SEEDS} new seeds (--confirm).")
     return "\n".join(lines)
 
 
@@ -82,25 +88,28 @@ def used(budget: Budget, rows: Sequence[TrialOutcome]) -> str:
     else:  # a trial without a GPU has one CPU
         unit, hours = "CPU-hours", sum(use.seconds for use in budget.uses.values()) / 3600
         lost = sum(use.seconds for use in failed) / 3600
-    cost = budget.cost(hours * 3600) if budget.gpu_hours else None
-    price = "" if cost is None else f" ({cost:.2f} at {budget.settings.gpu_hour_price:.2f} an hour)"
+    price, each = "", budget.settings.gpu_hour_price
+    if each is not None:
+        has_none = " (without a price: --gpu-hour-price is that of GPUs)"
+        price = f" ({hours * each:.2f} at {each:.2f} an hour)" if budget.gpu_hours else has_none
     of_failed = f"; {_amount(lost)} of it on trials that failed" if failed else ""
-    return f"Used {_amount(hours)} {unit}{price} in {len(budget.uses)} trials{of_failed}."
+    trials = "1 trial" if len(budget.uses) == 1 else f"{len(budget.uses)} trials"
+    return f"Used {_amount(hours)} {unit}{price} in {trials}{of_failed}."
 
 
-def why_ended(budget: Budget, ended: int) -> str:
+def why_ended(budget: Budget, left: int) -> str:
     """Return which cap ended the search before its end and what goes on with it; "" when none did.
 
     Args:
         budget: The search's budget, after its run.
-        ended: Trials that have ended.
+        left: Trials that have not ended, of the search or, once that is done, of its confirmation.
     """
     if cap := budget.used_up:
         why = f"{_amount(cap.used, cap.unit)} are used and {cap.flag} is {cap.limit:g}"
     elif refusal := budget.refusal:
         cap = refusal.cap
         why = (
-            f"{budget.settings.max_trials - ended} trials were not started, because the next would take about "
+            f"{left} {'trials were' if left > 1 else 'trial was'} not started, because the next would take about "
             f"{_amount(refusal.expected, cap.unit)} and {_amount(cap.limit - cap.used)} are left of {cap.flag} "
             f"{cap.limit:g}"
         )

@@ -94,7 +94,8 @@ def run_search(search: Search, questions: QuestionSet, share: Share, trainable: 
     sampler, halving = _judges(search, share)
     tracking = track(search)
     keeper = search_keeper(search, tracking)
-    events = SearchEvents(sampler, halving, keeper, tracking, Console(settings.max_trials), search.budget)
+    console = Console(settings.max_trials, len(search.outcomes))
+    events = SearchEvents(sampler, halving, keeper, tracking, console, search.budget)
     finished = False
     try:
         if len(search.outcomes) < settings.max_trials:

@@ -102,7 +102,7 @@ class SearchEvents(Callback):
         kept = kept_folder(trial.config)
         self.keeper.trial_ended(outcome, kept if kept.is_dir() else None)
         self.sampler.trial_ended(outcome)
-        self.console.trial_ended(outcome, len(self.keeper.outcomes))
+        self.console.trial_ended(outcome)
         self.bugs.trial_ended(failure)
 
 

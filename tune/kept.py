@@ -58,7 +58,12 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def prune(kept: Path, needs_adapter: bool) -> None:
-    """Remove what an ended trial needs no more: its restart state, and its adapter where that is not needed here."""
+    """Remove what an ended trial needs no more: its restart state, and its adapter where that is not needed here.
+
+    A worker that was killed leaves its working copy too.
+    """
+    shutil.rmtree(kept.with_name(_WORKING), ignore_errors=True)
+    record.recover_folder(kept)
     shutil.rmtree(kept / record.STATE, ignore_errors=True)
     if not needs_adapter:
         shutil.rmtree(kept / record.ADAPTER, ignore_errors=True)

@@ -82,14 +82,18 @@ def search(arguments: argparse.Namespace) -> int:
     from tune import console
     from tune.failures import disk_watch
     from tune.locks import alone
+    from tune.settings import keep, make_folder
 
     console.quiet_ray()
     settings, folder = settle(read_wishes(arguments))
     settings, questions, model_config = check(settings, folder)
-    print(console.headline(settings, questions), flush=True)
+    make_folder(folder)
     with alone(folder), disk_watch(folder):
+        keep(settings, folder)
+        print(console.headline(settings, questions), flush=True)
         job, finished = run(settings, folder, questions, model_config)
 
+    from tune.confirmation import trials_left
     from tune.summary import summary
     from tune.verdict import verdict
 
@@ -97,7 +101,7 @@ def search(arguments: argparse.Namespace) -> int:
     print(summary(rows, settings.metric, asked))
     print(verdict(rows, repeats, settings.metric, settings.confirm, asked))
     print("", console.used(job.budget, (*rows, *repeats)), sep="\n")
-    why = console.why_ended(job.budget, len(rows))
+    why = console.why_ended(job.budget, trials_left(job))
     print(console.next_steps(settings, folder, finished, why))
     return 0 if any(row.state == "completed" for row in rows) else 1
 
@@ -133,12 +137,12 @@ def settle(wishes: Wishes) -> tuple[SearchSettings, Path]:
 
 
 def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, QuestionSet, Path]:
-    """Read the questions, look at the model and the folder, before any work is asked for; the path is config.json."""
+    """Read the questions, look at the model, before any work is asked for; the path is that of its config.json."""
     import dataclasses
 
     from medqa.model import check_model
     from medqa.questions import load_search_questions
-    from tune.settings import keep, kept_settings, require_same
+    from tune.settings import kept_settings, require_same
 
     questions = load_search_questions(settings.task.data, settings.task.data_revision)
     model_config = check_model(settings.task)
@@ -146,7 +150,6 @@ def check(settings: SearchSettings, folder: Path) -> tuple[SearchSettings, Quest
     kept = kept_settings(folder)
     if kept:
         require_same(kept, settings, folder)
-    keep(settings, folder)
     return settings, questions, model_config
 
 
@@ -171,12 +174,15 @@ def run(settings: SearchSettings, folder: Path, questions: QuestionSet, model_co
 
     share = cluster.share_of(cluster.connect(), settings.gpus_per_trial, settings.concurrent)
     given = f"{share.gpus:g} GPU" if share.gpus else f"{share.cpus} CPU"
-    print(f"{settings.max_trials} trials, {share.concurrent} side by side with {given} each, in {folder}", flush=True)
+    ended = f" ({len(job.outcomes)} have ended)" if len(job.outcomes) else ""
+    side_by_side = f"{share.concurrent} side by side with {given} each"
+    print(f"{settings.max_trials} trials{ended}, {side_by_side}, in {folder}", flush=True)
     print(report(settings, model_config, share.concurrent, len(questions.validation), folder), flush=True)
     if not job.is_finished and not run_search(job, questions, share, run_trial):
         return job, False
     if left := left_to_confirm(job):
-        print(f"Training the best configurations again with new seeds: {len(left)} trainings", flush=True)
+        more = " left" if len(job.repeats) else ""
+        print(f"Training the best again with new seeds: {len(left)} trainings{more}", flush=True)
     return job, run_confirmation(job, questions, share, run_trial)
 
 

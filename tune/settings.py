@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,13 +198,19 @@ def _by_seed(settings: SearchSettings) -> dict[str, Any]:
 
 
 def keep(settings: SearchSettings, folder: Path) -> None:
-    """Write the settings to the search's folder, so that the same command goes on with it.
+    """Write the settings to the search's folder, so that the same command goes on with it; its lock must be held."""
+    write_json(folder / _SETTINGS_FILE, dataclasses.asdict(settings))
+
+
+def make_folder(folder: Path) -> None:
+    """Make the search's folder.
 
     Raises:
-        ConfigError: when the folder cannot be written to or its disk is full.
+        ConfigError: when it cannot be written to or its disk is full.
     """
     try:
-        write_json(folder / _SETTINGS_FILE, dataclasses.asdict(settings))
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written to ({error.strerror}): choose another --results") from error
