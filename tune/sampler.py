@@ -62,7 +62,7 @@ class PresetsThenOptuna(OptunaSearch):
     ) -> None:
         seeds = space.seed_points()
         super().__init__(space=space.distributions(), metric=metric, mode=mode, storage=storage, study_name=study_name)
-        self._rule = Rule(kind=kind, seed=seed, startup_trials=max(1, len(seeds)))
+        self._rule = Rule(kind=kind, seed=seed)
         put_back(storage)
         known = {trial.user_attrs.get(SEED_POINT) for trial in self._ot_study.get_trials(deepcopy=False)}
         for name, point in seeds.items():

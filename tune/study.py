@@ -28,6 +28,9 @@ NAME = "name"
 """The trial's name in the search; not there before a seed point is proposed."""
 CONFIG = "config"
 """The trial's TrialConfig by field: Optuna's own parameters hold places in the space's table."""
+_STARTUP_TRIALS = 1
+"""Trials that must have ended before one is drawn that is not random. The seed points are a start to learn from, and
+one that waits for all six with four trials at a time has drawn others at random meanwhile."""
 _MOST_REDRAWS = 100
 _MOST_LEARNT_REDRAWS = 10
 """Draws in a row, all tried before, after which the next are random: TPE can be too sure of one configuration."""
@@ -44,8 +47,6 @@ class Rule:
     all parameters together; "gp" learns from complete trials only; "random" does not learn."""
     seed: int
     """Seed of the search."""
-    startup_trials: int
-    """Trials before the first that is not drawn at random."""
 
 
 def open_storage(file: Path) -> BaseStorage:
@@ -73,7 +74,7 @@ def draw(study: Study, space: Distributions, rule: Rule, is_new: Callable[[Param
     for redraw in range(_MOST_REDRAWS):
         kind: SamplerName = rule.kind if redraw < _MOST_LEARNT_REDRAWS else "random"
         mixed = int(np.random.SeedSequence((rule.seed, number, redraw)).generate_state(1)[0])
-        copy.sampler = new_sampler(kind, mixed, rule.startup_trials)
+        copy.sampler = new_sampler(kind, mixed)
         trial = copy.ask(fixed_distributions=space)
         if is_new(trial.params):
             return dict(trial.params)
@@ -81,7 +82,7 @@ def draw(study: Study, space: Distributions, rule: Rule, is_new: Callable[[Param
     return None
 
 
-def new_sampler(kind: SamplerName, seed: int, startup_trials: int) -> BaseSampler:
+def new_sampler(kind: SamplerName, seed: int) -> BaseSampler:
     """Return one of Optuna's samplers.
 
     TPE takes the parameters one at a time by default. With all thirteen together and some dozens of trials, few of its
@@ -91,9 +92,9 @@ def new_sampler(kind: SamplerName, seed: int, startup_trials: int) -> BaseSample
     if kind == "random":
         return RandomSampler(seed=seed)
     if kind == "gp":
-        return GPSampler(seed=seed, n_startup_trials=startup_trials)
+        return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
     together = kind == "multivariate_tpe"
-    return TPESampler(seed=seed, multivariate=together, constant_liar=True, n_startup_trials=startup_trials)
+    return TPESampler(seed=seed, multivariate=together, constant_liar=True, n_startup_trials=_STARTUP_TRIALS)
 
 
 def put_back(storage: BaseStorage) -> None:

@@ -128,7 +128,7 @@ class Ours:
         if self.only_presets or len(self.used) == len(self.table.points):
             return None
         mixed = int(np.random.SeedSequence((self.seed, number)).generate_state(1)[0])
-        snapped = Snapped(new_sampler(self.kind, mixed, len(self.table.presets)), self.table, self.used)
+        snapped = Snapped(new_sampler(self.kind, mixed), self.table, self.used)
         self.study.sampler = snapped
         self.trials[number] = self.study.ask(self.table.space)
         return snapped.chosen
