@@ -29,7 +29,7 @@ NAME = "name"
 CONFIG = "config"
 """The trial's TrialConfig by field: Optuna's own parameters hold places in the space's table."""
 _STARTUP_TRIALS = 1
-"""Trials that must have ended before one is drawn that is not random. The seed points are a start to learn from, and
+"""Trials that must have ended before TPE draws one that is not random. The seed points are a start to learn from, and
 one that waits for all six with four trials at a time has drawn others at random meanwhile."""
 _MOST_REDRAWS = 100
 _MOST_LEARNT_REDRAWS = 10
@@ -92,7 +92,7 @@ def new_sampler(kind: SamplerName, seed: int) -> BaseSampler:
     if kind == "random":
         return RandomSampler(seed=seed)
     if kind == "gp":
-        return GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS)
+        return GPSampler(seed=seed)
     together = kind == "multivariate_tpe"
     return TPESampler(seed=seed, multivariate=together, constant_liar=True, n_startup_trials=_STARTUP_TRIALS)
 
