@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -167,12 +166,20 @@ def test_two_searches_share_the_experiment_and_have_parents_of_their_own(results
     assert set(runs(results)) == {"x", "y"}
 
 
-def test_a_run_whose_trial_a_kill_made_ray_forget_is_gone_when_the_search_is_finished(results: Path) -> None:
-    tracking = new_tracking(results)
-    tracking.trial_started(PRESET)
-    again = dataclasses.replace(PRESET, config=TrialConfig(lora_rank=8))
-    tracking.trial_started(again)
-    tracking.trial_ended(dataclasses.replace(outcome("completed"), config=again.config), None)
-    tracking.search_ended(finished=True)
-    assert runs(results)["config_1_baseline"].data.params["lora_rank"] == "8"
-    assert {run.info.status for run in runs(results).values()} == {"FINISHED"}
+def test_a_trial_that_is_not_wanted_now_keeps_its_run_and_goes_on_in_it_when_it_is(results: Path) -> None:
+    before = new_tracking(results)
+    before.trial_started(PRESET)
+    before.trial_evaluated(PRESET, evaluation(10))
+    before.search_ended(finished=True)  # fewer trials are wanted than have begun
+    assert {name: run.info.status for name, run in runs(results).items()} == {
+        "x": "FINISHED",
+        "config_1_baseline": "KILLED",
+    }
+    after = new_tracking(results)
+    after.trial_started(PRESET)
+    after.trial_evaluated(PRESET, evaluation(20))
+    after.trial_ended(outcome("completed"), None)
+    after.search_ended(finished=True)
+    run = runs(results)["config_1_baseline"]
+    history = MlflowClient(uri(results)).get_metric_history(run.info.run_id, "accuracy")
+    assert ([point.step for point in history], run.info.status) == ([10, 20], "FINISHED")

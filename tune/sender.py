@@ -152,17 +152,12 @@ class Sender:
     def _close(self, record: Record) -> None:
         """End what is open.
 
-        A search that was interrupted is KILLED, with its unfinished trials, until it goes on. A run still open when
-        the search is finished belongs to a trial that a kill made Ray forget in its first second: it is deleted,
-        unless it belongs to a confirmation, which runs the same trainings until all have ended.
+        A search that was interrupted is KILLED, with its unfinished trials, until it goes on. A finished one may have
+        such trials too, where fewer are wanted than before: they go on when more are.
         """
         for run in self._search("attributes.status = 'RUNNING'"):
-            if record["finished"] and run.data.tags["role"] == "trial":
-                self._client.delete_run(run.info.run_id)
-            else:
-                is_done = record["finished"] and run.data.tags["role"] == "search"
-                status = "FINISHED" if is_done else "KILLED"
-                self._client.set_terminated(run.info.run_id, status, record["time_ms"])
+            is_done = record["finished"] and run.data.tags["role"] == "search"
+            self._client.set_terminated(run.info.run_id, "FINISHED" if is_done else "KILLED", record["time_ms"])
 
 
 def is_refusal(error: Exception) -> bool:

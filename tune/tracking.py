@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import time
 import uuid
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medqa import record
-from medqa.config import Task, TrialConfig
+from medqa.config import Task
 from tune.outbox import Outbox
 from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal
@@ -37,8 +36,8 @@ _LONGEST_TAG = 4000
 _LONGEST_PARAM = 500
 _LAST_WAIT_SECONDS = 180.0
 """How long the end of a search waits for MLflow to take what is left."""
-_SEARCH = "search"
-"""The key of the search's own run."""
+_SEARCH = "the search"
+"""The key of the search's own run; that of a trial is its name, which has no space."""
 _STATE_FILE = "mlflow_search.json"
 _JOURNAL = "mlflow.jsonl"
 
@@ -74,18 +73,16 @@ class Tracking:
         if proposal.confirms:
             tags |= {"role": "confirmation", "confirms": proposal.confirms}
         params = {**dataclasses.asdict(proposal.config), "model": self.task.model, "data": self.task.data}
-        self._open_run(
-            _key(proposal.name, proposal.config), _SEARCH, proposal.name, {**tags, "stop_reason": ""}, params
-        )
+        self._open_run(proposal.name, _SEARCH, proposal.name, {**tags, "stop_reason": ""}, params)
 
     def trial_evaluated(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         """Log one evaluation; a step that a restarted trial repeats is not logged twice."""
         metrics = {name: float(result[name]) for name in METRICS}
-        self._add("metrics", _key(proposal.name, proposal.config), step=int(result["step"]), metrics=metrics)
+        self._add("metrics", proposal.name, step=int(result["step"]), metrics=metrics)
 
     def trial_retried(self, proposal: Proposal, retries: int) -> None:
         """Note how often the trial went on after its worker died or was taken away."""
-        self._add("tags", _key(proposal.name, proposal.config), tags={"retries": str(retries)})
+        self._add("tags", proposal.name, tags={"retries": str(retries)})
 
     def trial_ended(self, outcome: TrialOutcome, run_dir: Path | None, with_adapter: bool = True) -> None:
         """Upload the trial's record and close its run.
@@ -95,7 +92,7 @@ class Tracking:
             run_dir: Folder with the record; None when the trial failed before it left one.
             with_adapter: Whether it is good enough for its adapter to be kept.
         """
-        key = _key(outcome.name, outcome.config)
+        key = outcome.name
         if run_dir is not None:
             self._add("files", key, run_dir=os.path.relpath(run_dir, self.folder), adapter=with_adapter)
         tags = {"state": outcome.state, "stop_reason": outcome.stop_reason[:_LONGEST_TAG]}
@@ -106,7 +103,7 @@ class Tracking:
 
     def adapter_displaced(self, outcome: TrialOutcome) -> None:
         """Delete the adapter of a trial that is no longer among the best; deleting it again does no harm."""
-        self._add("no_adapter", _key(outcome.name, outcome.config))
+        self._add("no_adapter", outcome.name)
 
     def still_needs(self, run_dir: Path) -> bool:
         """Whether the adapter in a trial's folder is yet to be uploaded, or has been refused."""
@@ -161,11 +158,6 @@ def is_settled(folder: Path) -> bool:
     state = folder / _STATE_FILE
     is_closed = not state.exists() or bool(record.read_json(state)["closed"])
     return is_closed and not (folder / _JOURNAL).exists()
-
-
-def _key(name: str, config: TrialConfig) -> str:
-    """Return what a trial's run is kept under: the same name may come with another configuration after a kill."""
-    return f"{name} {hashlib.sha256(repr(config).encode()).hexdigest()[:16]}"
 
 
 def _in_brackets(problem: str) -> str:
