@@ -37,7 +37,6 @@ CONFIRMATION = "confirmation"
 """The same of the trainings with new seeds."""
 _FINISHED = "finished.json"
 """Says up to how many trials the search came to its end; written when all that follows the last trial is done."""
-_LONGEST_PARAM = 500
 _ALL = 10**6
 _MODES = {"accuracy": "max", "answer_nll": "min"}
 
@@ -124,8 +123,8 @@ def end_run(search: Search, tracking: Tracking, keeper: Keeper, finished: bool, 
 def track(search: Search) -> Tracking:
     """Open the search's run in MLflow."""
     settings, folder = search.settings, search.folder
-    # MLflow bounds a parameter's length; settings.json has the seed points whole
-    params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)[:_LONGEST_PARAM]}
+    # their names: settings.json has the seed points whole
+    params = {**dataclasses.asdict(settings), "seeds": ", ".join(settings.seeds)}
     return Tracking(settings.tracking_uri, folder.parent, settings.name, folder, settings.task, params)
 
 

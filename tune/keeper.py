@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from medqa.selection import Metric
 from tune.kept import FOLDER, prune
-from tune.outcomes import Metric, Outcomes, TrialOutcome, best_names
+from tune.outcomes import Outcomes, TrialOutcome, best_names
 from tune.tracking import Tracking
 
 _EVERY_SECONDS = 2.0
@@ -30,18 +31,19 @@ class Keeper:
         self._untidy = {row.name for row in outcomes.rows()}
         self._looked = 0.0
         # a kill may have come before it was written down, or fewer may be kept than before
+        best = self._best(outcomes.rows())
         for row in outcomes.rows():
-            if row.accuracy is not None and row.name not in self._best(outcomes.rows()):
+            if row.accuracy is not None and row.name not in best:
                 tracking.adapter_displaced(row)
 
     def trial_ended(self, outcome: TrialOutcome, run_dir: Path | None) -> None:
         """Keep a trial that has ended, and its adapter if it is among the best; another may lose its own to it."""
         before = self.outcomes.rows()
-        after = (*(row for row in before if row.name != outcome.name), outcome)
-        best = self._best(after)
+        best = self._best((*(row for row in before if row.name != outcome.name), outcome))
+        displaced = self._best(before) - best
         # told first, so that a full disk has room for what is uploaded then
         for row in before:
-            if row.name in self._best(before) - best:
+            if row.name in displaced:
                 self.tracking.adapter_displaced(row)
         self.tracking.trial_ended(outcome, run_dir, with_adapter=outcome.name in best)
         # last: after a kill before this line the trial ends again, and nothing above minds

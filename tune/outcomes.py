@@ -9,8 +9,7 @@ from typing import Literal
 
 from medqa.config import TrialConfig
 from medqa.record import read_json, write_json
-from medqa.selection import Metric as Metric
-from medqa.selection import best_first
+from medqa.selection import Metric, best_first
 from tune.failures import FailureClass
 
 State = Literal["completed", "stopped", "failed"]

@@ -11,8 +11,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from medqa.config import TrialConfig
-from medqa.selection import NEW_SEEDS, best_first
-from tune.outcomes import Metric, TrialOutcome
+from medqa.selection import NEW_SEEDS, Metric, best_first
+from tune.outcomes import TrialOutcome
 from tune.proposal import Proposal
 
 _SEEDS = 2**31

@@ -14,7 +14,7 @@ from medqa.config import DEMO, Task
 from medqa.demo import LEARNING_RATE_FACTOR
 from medqa.errors import ConfigError
 from medqa.record import read_json, write_json
-from tune.outcomes import Metric
+from medqa.selection import Metric
 from tune.seeds import SeedFields
 from tune.space import Space
 from tune.study import SamplerName

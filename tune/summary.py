@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from medqa.config import TrialConfig
 from medqa.metrics import wilson
 from medqa.presets import PRESETS
-from medqa.selection import selection_key
-from tune.outcomes import Metric, TrialOutcome
+from medqa.selection import Metric, selection_key
+from tune.outcomes import TrialOutcome
 
 
 def summary(rows: Sequence[TrialOutcome], metric: Metric, questions: int) -> str:

@@ -34,6 +34,7 @@ METRICS = (
 _STATUS = {"completed": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _LONGEST_TAG = 4000
 _LONGEST_PARAM = 500
+"""Characters that MLflow takes."""
 _LAST_WAIT_SECONDS = 180.0
 """How long the end of a search waits for MLflow to take what is left."""
 _SEARCH = "the search"

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 
 from medqa.metrics import standard_error
-from medqa.selection import NEW_SEEDS, Choice, Confirmed, Margin, choose
-from tune.outcomes import Metric, TrialOutcome
+from medqa.selection import NEW_SEEDS, Choice, Confirmed, Margin, Metric, choose
+from tune.outcomes import TrialOutcome
 from tune.summary import describe, with_interval
 
 _WIDTH = 118

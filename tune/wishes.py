@@ -9,7 +9,7 @@ from typing import Any
 
 from medqa.config import DEMO, Task
 from medqa.errors import ConfigError
-from tune.outcomes import Metric
+from medqa.selection import Metric
 from tune.seeds import SeedFields
 from tune.study import SamplerName
 
