@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from curve_tables import Table, demo_table, study_table
 from demo_curves import FILE, REPEATED, SEEDS, jobs, read_rows
-from search_efficiency import METHODS, Ours, Report, one_epoch_then_top, replay
+from search_efficiency import one_epoch_then_top, replay
+from search_methods import METHODS, Ours, Report
 
 from medqa.presets import PRESETS
 

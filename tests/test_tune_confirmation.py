@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from tune_fakes import ended_trial
 
 from medqa.config import TrialConfig
 from medqa.selection import BEST_MEANS, CONFIRMED_MEANS
@@ -26,17 +27,7 @@ from tune.verdict import verdict
 
 TOY = Path(__file__).with_name("toy_search.py")
 PRESET = "config_1_baseline"
-BASE = TrialOutcome(
-    name=PRESET,
-    seed_point=PRESET,
-    state="completed",
-    stop_reason="completed",
-    config=TrialConfig(),
-    accuracy=0.5,
-    answer_nll=1.0,
-    steps=100,
-    seconds=60.0,
-)
+BASE = ended_trial()
 BEST = dataclasses.replace(BASE, name="trial_007", seed_point="", accuracy=0.6, config=TrialConfig(lora_rank=8))
 STOPPED = dataclasses.replace(BASE, name="trial_008", seed_point="", state="stopped", accuracy=0.9)
 

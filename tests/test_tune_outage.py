@@ -14,31 +14,16 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    INTERNAL_ERROR,
-    INVALID_PARAMETER_VALUE,
-    PERMISSION_DENIED,
-    RESOURCE_DOES_NOT_EXIST,
-    TEMPORARILY_UNAVAILABLE,
-)
+from mlflow_fakes import TRIAL, artifacts, evaluation, new_record, new_tracking, outcome, runs, steps
 
-from medqa.config import Task, TrialConfig
 from medqa.errors import ConfigError
 from tune import tracking as tracking_module
-from tune.outbox import Record
-from tune.outcomes import State, TrialOutcome
-from tune.proposal import Proposal
-from tune.sender import Sender, is_refusal, require_store
-from tune.tracking import METRICS, Tracking, is_settled
+from tune.sender import require_store
+from tune.tracking import is_settled
 
 TOY = Path(__file__).with_name("toy_search.py")
-TRIAL = Proposal(name="trial_007", seed_point="", config=TrialConfig())
 
 
 class Server:
@@ -92,54 +77,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def results(tmp_path: Path) -> Path:
     (tmp_path / "results" / "x").mkdir(parents=True)
     return tmp_path / "results"
-
-
-def new_tracking(uri: str, results: Path) -> Tracking:
-    return Tracking(uri, results, "x", results / "x", Task(), {"metric": "accuracy"})
-
-
-def evaluation(step: int) -> dict[str, Any]:
-    return {**dict.fromkeys(METRICS, 0.5), "step": step, "accuracy": step / 100}
-
-
-def outcome(state: State = "completed") -> TrialOutcome:
-    return TrialOutcome(
-        name=TRIAL.name,
-        seed_point="",
-        state=state,
-        stop_reason=state,
-        config=TRIAL.config,
-        accuracy=0.5,
-        answer_nll=1.0,
-        steps=20,
-        seconds=1.0,
-    )
-
-
-def new_record(folder: Path) -> Path:
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    (folder / "config.json").write_text("{}")
-    return folder
-
-
-def runs(uri: str, folder: Path) -> dict[str, Run]:
-    """The runs of the search in `folder`."""
-    client = MlflowClient(uri)
-    search_id = json.loads((folder / "mlflow_search.json").read_text())["search_id"]
-    found = client.search_runs(
-        [client.get_experiment_by_name("medqa").experiment_id], f"tags.search_id = '{search_id}'"
-    )
-    assert len({run.info.run_name for run in found}) == len(found), "a run stands twice"
-    return {run.info.run_name: run for run in found}
-
-
-def steps(uri: str, run: Run) -> list[int]:
-    return [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, "accuracy")]
-
-
-def artifacts(uri: str, run: Run) -> set[str]:
-    return {item.path for item in MlflowClient(uri).list_artifacts(run.info.run_id)}
 
 
 @pytest.mark.slow
@@ -215,75 +152,6 @@ def test_what_could_not_be_sent_waits_in_a_file_and_the_same_command_sends_it(
     found = runs(server.uri, results / "x")
     assert {name: run.info.status for name, run in found.items()} == {"x": "FINISHED", "trial_007": "FINISHED"}
     assert steps(server.uri, found["trial_007"]) == [10]
-
-
-def test_every_record_may_be_sent_twice(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kill between MLflow's taking a record and the note of it sends it again, by a new process."""
-    once = Sender.send
-
-    def twice(sender: Sender, record: Record) -> None:
-        once(sender, record)
-        once(Sender(sender.tracking_uri, sender.results, sender.folder, sender.search_id), record)
-
-    monkeypatch.setattr(Sender, "send", twice)
-    uri = f"sqlite:///{results}/mlflow.db"
-    tracking = new_tracking(uri, results)
-    tracking.trial_started(TRIAL)
-    for step in (10, 20, 20):
-        tracking.trial_evaluated(TRIAL, {**evaluation(step), "lm_loss": float("nan")})
-    tracking.trial_retried(TRIAL, 1)
-    tracking.trial_ended(outcome(), new_record(results / "x" / "record"))
-    tracking.adapter_displaced(outcome())
-    tracking.search_ended(finished=True)
-    assert tracking.outbox.refusals == []
-    found = runs(uri, results / "x")
-    assert {name: run.info.status for name, run in found.items()} == {"x": "FINISHED", "trial_007": "FINISHED"}
-    client = MlflowClient(uri)
-    for metric in METRICS:
-        history = client.get_metric_history(found["trial_007"].info.run_id, metric)
-        assert [point.step for point in history] == [10, 20], metric
-    assert artifacts(uri, found["trial_007"]) == {"config.json"}
-
-
-def test_the_same_metric_sent_twice_with_its_time_is_stored_once(results: Path) -> None:
-    """MLflow's own guard, beneath that of the sender."""
-    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
-    run = client.create_run(client.create_experiment("e"))
-    for value in (0.5, 0.5, float("nan"), float("nan")):
-        client.log_metric(run.info.run_id, f"m{value}", value, timestamp=1000, step=3)
-    assert len(client.get_metric_history(run.info.run_id, "m0.5")) == 1
-    assert len(client.get_metric_history(run.info.run_id, "mnan")) == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "refused"),
-    [
-        (MlflowException("bad", INVALID_PARAMETER_VALUE), True),
-        (MlflowException("gone", RESOURCE_DOES_NOT_EXIST), True),
-        (MlflowException("sqlite is locked", TEMPORARILY_UNAVAILABLE), False),
-        (MlflowException("no connection", INTERNAL_ERROR), False),
-        (MlflowException("log in again", PERMISSION_DENIED), False),
-        (OSError(28, "No space left on device"), False),
-        (ConnectionError("refused"), False),
-        (TypeError("not a number"), True),
-        (NotImplementedError("cannot delete"), True),
-    ],
-)
-def test_only_what_no_time_mends_is_a_refusal(error: Exception, refused: bool) -> None:
-    assert is_refusal(error) == refused
-
-
-def test_two_searches_of_one_name_on_one_server_have_runs_of_their_own(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    for place in ("here", "there"):
-        (tmp_path / place / "x").mkdir(parents=True)
-        tracking = new_tracking(uri, tmp_path / place)
-        tracking.trial_started(TRIAL)
-        tracking.trial_ended(outcome(), None)
-        tracking.search_ended(finished=True)
-    client = MlflowClient(uri)
-    found = client.search_runs([client.get_experiment_by_name("medqa").experiment_id])
-    assert sorted(run.info.run_name for run in found) == ["trial_007", "trial_007", "x", "x"]
 
 
 @pytest.mark.slow

@@ -5,21 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from tune_fakes import ended_trial
+
 from medqa.config import TrialConfig
-from tune.outcomes import Outcomes, TrialOutcome
+from tune.outcomes import Outcomes
 from tune.summary import describe, summary
 
-BASE = TrialOutcome(
-    name="config_1_baseline",
-    seed_point="config_1_baseline",
-    state="completed",
-    stop_reason="completed",
-    config=TrialConfig(),
-    accuracy=0.5,
-    answer_nll=1.0,
-    steps=100,
-    seconds=60.0,
-)
+BASE = ended_trial()
 BETTER = dataclasses.replace(BASE, name="trial_007", seed_point="", accuracy=0.6)
 STOPPED = dataclasses.replace(BASE, name="trial_008", seed_point="", state="stopped", accuracy=0.9)
 FAILED = dataclasses.replace(

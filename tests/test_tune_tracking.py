@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from tune_fakes import ended_trial
 
 from medqa.config import Task, TrialConfig
 from tune.outcomes import State, TrialOutcome
@@ -37,19 +38,7 @@ def evaluation(step: int) -> dict[str, Any]:
 
 
 def outcome(state: State, reason: str = "") -> TrialOutcome:
-    return TrialOutcome(
-        name=PRESET.name,
-        seed_point=PRESET.seed_point,
-        state=state,
-        stop_reason=reason,
-        config=PRESET.config,
-        accuracy=0.5,
-        answer_nll=1.0,
-        steps=20,
-        seconds=1.0,
-        gpu_seconds=7200.0,
-        cost=4.5,
-    )
+    return ended_trial(state=state, stop_reason=reason, gpu_seconds=7200.0, cost=4.5)
 
 
 def sent(tracking: Tracking) -> None:
