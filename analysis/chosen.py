@@ -11,6 +11,7 @@ import numpy as np
 
 from analysis.comparison import paired_margin
 from analysis.runs import Trial
+from medqa.choice_text import format_margin, format_note, format_value
 from medqa.prediction import Prediction
 from medqa.record import predictions_from_rows
 from medqa.selection import NEW_SEEDS, Choice, Margin
@@ -84,18 +85,16 @@ def choice_lines(chosen: dict[str, Any]) -> list[str]:
     """Return the margins, and why a confirmation did not choose, one line each."""
     lines = [_margin_line(margin, chosen["metric"]) for margin in chosen["margins"]]
     if chosen["note"]:
-        lines.append(f"{chosen['note'][0].upper()}{chosen['note'][1:]}: this is the search's own choice.")
+        lines.append(format_note(chosen["note"]))
     return lines
 
 
 def _margin_line(margin: dict[str, Any], metric: str) -> str:
-    scale, unit, digits = (100, "points", 1) if metric == "accuracy" else (1, "nats", 3)
-    better = "better" if margin["value"] >= 0 else "worse"
-    basis = "means over new seeds" if margin["over_new_seeds"] else "one training each, in the search"
-    text = f"{abs(scale * margin['value']):.{digits}f} {unit} {better} than {margin['over']}, {margin['name']} ({basis}"
+    text = format_margin(margin["value"], metric, margin["over"], margin["name"], margin["over_new_seeds"])
     interval = margin["interval"]
     if interval is None:
         return f"{text}; no interval: validation answers are not kept)"
+    scale, digits = (100, 1) if metric == "accuracy" else (1, 3)
     low, high = (scale * interval[end] for end in ("low", "high"))
     chance = ", which includes 0" if low <= 0 <= high else ""
     return f"{text}; paired 95 % interval {low:+.{digits}f} to {high:+.{digits}f}{chance})"
@@ -107,17 +106,11 @@ def confirmation_table(chosen: dict[str, Any]) -> str:
         return ""
     shown = "accuracy, %" if chosen["metric"] == "accuracy" else "answer NLL, nats"
     head = f"| trial | in the search | mean of {NEW_SEEDS} new seeds | standard deviation | drop | failed |"
-    rows = [
-        f"| {one['name']} | {' | '.join(_number(one[key], chosen['metric']) for key in _COLUMNS)} | {one['failed']} |"
-        for one in chosen["confirmed"]
-    ]
+    rows = []
+    for one in chosen["confirmed"]:
+        values = " | ".join(format_value(one[key], chosen["metric"]) for key in _COLUMNS)
+        rows.append(f"| {one['name']} | {values} | {one['failed']} |")
     return "\n".join([f"Validation {shown}:", "", head, "|---|---|---|---|---|---|", *rows])
 
 
 _COLUMNS = ("search", "mean", "deviation", "drop")
-
-
-def _number(value: float | None, metric: str) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from medqa.choice_text import format_margin, format_note, format_value
 from medqa.metrics import standard_error
 from medqa.selection import NEW_SEEDS, Choice, Confirmed, Margin, Metric, choose
 from tune.outcomes import TrialOutcome
@@ -37,7 +38,7 @@ def verdict(
             "analysis/final_eval.py shows paired intervals)"
         )
     if choice.note:
-        lines.append(f"  {choice.note[0].upper()}{choice.note[1:]}: this is the search's own choice.")
+        lines.append(f"  {format_note(choice.note)}")
     lines += textwrap.wrap(f"--best means {choice.means}.", _WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 
@@ -57,10 +58,10 @@ def _best(choice: Choice[TrialOutcome], metric: Metric, questions: int) -> list[
 
 
 def _mean(one: Confirmed[TrialOutcome], metric: Metric) -> str:
-    spread = "" if one.deviation is None else f", standard deviation {_number(one.deviation, metric)}"
+    spread = "" if one.deviation is None else f", standard deviation {format_value(one.deviation, metric)}"
     words = "accuracy" if metric == "accuracy" else "answer NLL"
     unit = " %" if metric == "accuracy" else ""
-    return f"{words} {_number(one.mean, metric)}{unit} (mean of {len(one.repeats)} new seeds{spread})"
+    return f"{words} {format_value(one.mean, metric)}{unit} (mean of {len(one.repeats)} new seeds{spread})"
 
 
 def _confirmation(choice: Choice[TrialOutcome], metric: Metric) -> list[str]:
@@ -75,20 +76,11 @@ def _confirmation(choice: Choice[TrialOutcome], metric: Metric) -> list[str]:
     for one in choice.confirmed:
         searched = one.trial.accuracy if metric == "accuracy" else one.trial.answer_nll
         lines.append(
-            f"  {one.trial.name:<{width}} {_number(searched, metric):>8} {_number(one.mean, metric):>8} "
-            f"{_number(one.deviation, metric):>10} {_number(one.drop, metric):>8} {one.failed:>7}"
+            f"  {one.trial.name:<{width}} {format_value(searched, metric):>8} {format_value(one.mean, metric):>8} "
+            f"{format_value(one.deviation, metric):>10} {format_value(one.drop, metric):>8} {one.failed:>7}"
         )
     return [*lines, ""]
 
 
 def _margin(margin: Margin[TrialOutcome], metric: Metric) -> str:
-    unit = "points" if metric == "accuracy" else "nats"
-    both = "means over new seeds" if margin.runs[0].confirms else "one training each, in the search"
-    better = "better" if margin.value >= 0 else "worse"
-    return f"{_number(abs(margin.value), metric)} {unit} {better} than {margin.over}, {margin.other.name} ({both})"
-
-
-def _number(value: float | None, metric: Metric) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" if metric == "accuracy" else f"{value:.3f}"
+    return format_margin(margin.value, metric, margin.over, margin.other.name, bool(margin.runs[0].confirms)) + ")"
