@@ -24,7 +24,7 @@ search: setup  ## the whole search on the embedded demo, without GPU or network
 	$(BIN)/python tune/search.py --demo
 
 test: setup  ## every test that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## lint, format and types
 	$(BIN)/ruff check .

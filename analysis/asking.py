@@ -1,4 +1,4 @@
-"""The passes of an evaluation: one model, all questions of a set, every answer on the disk some hundred at a time."""
+"""The passes of an evaluation: one model, all questions of a set, every answer on the disk some hundreds at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from analysis.item_rows import ItemRow, append_rows, ids_left, read_rows
 from analysis.positions import rotate
 from medqa.generation import generate_texts
 from medqa.prediction import Prediction
-from medqa.prefix import score_after_prefix
+from medqa.prefix import score_alike
 from medqa.prompt import TRAINING_WORDING, PromptEncoder
 from medqa.questions import Question
 from medqa.scoring import score_questions
 from medqa.topics import topic_of
 
-CHUNK = 256
+CHUNK = 640
 """Questions whose answers are written together; at most these are asked again after a kill."""
 Say = Callable[[str], None]
 
@@ -67,8 +67,8 @@ class Asker:
         """Score every question with its options moved on; the order as it stands is taken from `ask_letters`."""
 
         def answer(questions: Sequence[Question], rows: dict[str, ItemRow]) -> list[ItemRow]:
-            moved = [rotate(one, shift) for one in questions for shift in range(1, len(one.options))]
-            later = iter([item for _, item in self._scored(moved)])
+            moved = [[rotate(one, shift) for shift in range(1, len(one.options))] for one in questions]
+            later = iter(score_alike(self.model, self.encoder, moved, self.exemplars).predictions)
             found = []
             for one in questions:
                 orders = [rows[one.id].models[self.name], *itertools.islice(later, len(one.options) - 1)]
@@ -95,7 +95,7 @@ class Asker:
         self, questions: Sequence[Question], wording: str = TRAINING_WORDING
     ) -> list[tuple[Question, Prediction]]:
         if self.exemplars:
-            scores = score_after_prefix(self.model, self.encoder, questions, self.exemplars)
+            scores = score_alike(self.model, self.encoder, [questions], self.exemplars)
         else:
             scores = score_questions(self.model, self.encoder, questions, wording=wording)
         return list(zip(questions, scores.predictions, strict=True))

@@ -81,6 +81,7 @@ def _start(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         ensemble=tuple(trial.name for trial in selected.ensemble),
         counterpart=selected.counterpart.name if selected.counterpart else "",
+        best_preset=selected.best_preset.name if selected.best_preset else "",
         versions=record.installed_versions(),
         configurations=compare_with_others(selected.search, winner.trial, winner.validation),
     )
@@ -89,6 +90,7 @@ def _start(
         subject=subject,
         exemplars=pick_exemplars(prepared.known.train, EXEMPLARS, EXEMPLAR_SEED),
         ensemble=tuple(names[trial.run_id] for trial in selected.ensemble),
+        best_preset=names[selected.best_preset.run_id] if selected.best_preset else "",
         validation_near_duplicates=near_duplicates(prepared.known.train, prepared.known.validation),
         also={name: str(file) for name, file in arguments.also.items()},
     )

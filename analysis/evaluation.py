@@ -21,6 +21,8 @@ EXEMPLARS = 3
 EXEMPLAR_SEED = 42
 """Fixed, so that the 3-shot number does not depend on which trial won."""
 ZERO_SHOT, FEW_SHOT, FINE_TUNED, ENSEMBLE = "zero_shot", "few_shot", "fine_tuned", "ensemble"
+BEST_PRESET = "best_preset"
+"""The search's best preset beside a winner that is none: what the search itself was worth, on the test split."""
 COUNTERPART = "counterpart"
 """The best trial trained the other way about shuffled options: only its orders of the options are compared."""
 
@@ -39,6 +41,8 @@ class Evaluation:
     seconds: float
     ensemble: tuple[Prediction, ...] = ()
     """Mean of the best adapters; empty where none was asked for."""
+    best_preset: tuple[Prediction, ...] = ()
+    """Empty where what is evaluated is a preset itself, or no preset's adapter is kept."""
     orders: Mapping[str, Orders] = field(default_factory=dict)
     """Model to its predictions over the cyclic orders of the options."""
     texts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -52,9 +56,10 @@ class Evaluation:
 
     @property
     def models(self) -> dict[str, Sequence[Prediction]]:
-        """The compared models by name: the ensemble is among them where there is one."""
-        three = {ZERO_SHOT: self.zero_shot, FEW_SHOT: self.few_shot, FINE_TUNED: self.fine_tuned}
-        return {**three, ENSEMBLE: self.ensemble} if self.ensemble else {**three}
+        """The compared models by name: the best preset and the ensemble are among them where they are there."""
+        always = {ZERO_SHOT: self.zero_shot, FEW_SHOT: self.few_shot, FINE_TUNED: self.fine_tuned}
+        others = {BEST_PRESET: self.best_preset, ENSEMBLE: self.ensemble}
+        return {**always, **{name: predictions for name, predictions in others.items() if predictions}}
 
 
 def load_same_questions(identity: TrialIdentity) -> QuestionSet:

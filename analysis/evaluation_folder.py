@@ -41,6 +41,8 @@ class Started:
     validation_near_duplicates: tuple[NearDuplicate, ...]
     also: dict[str, str]
     """Name of each other set to its file."""
+    best_preset: str = ""
+    """Name in the rows of the best preset; "" where it is not evaluated."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     """Pass's name to the time that it took."""
     finished: bool = False
@@ -161,6 +163,7 @@ def _evaluation(
         wordings={TRAINING_WORDING: models[FINE_TUNED], **wordings},
         seconds=sum(started.seconds.values()),
         ensemble=models[ENSEMBLE] if started.ensemble else (),
+        best_preset=models[started.best_preset] if started.best_preset else (),
         orders={name: over_orders(rows, name) for name in rows[0].orders},
         texts={name: {row.id: row.texts[name] for row in rows} for name in rows[0].texts},
         validation={name: validation[name] for name in (ZERO_SHOT, FINE_TUNED, ENSEMBLE) if name in validation},

@@ -11,7 +11,7 @@ import numpy as np
 from analysis import comparison, findings, mistakes
 from analysis.comparison import Corrected, correct_family, paired_difference
 from analysis.coverage import coverage_curve
-from analysis.evaluation import COUNTERPART, ENSEMBLE, FEW_SHOT, FINE_TUNED, ZERO_SHOT, Evaluation
+from analysis.evaluation import BEST_PRESET, COUNTERPART, ENSEMBLE, FEW_SHOT, FINE_TUNED, ZERO_SHOT, Evaluation
 from analysis.extraction import compare_scorers
 from analysis.mistakes import RIGHT, kind_of
 from analysis.positions import unstable_ids
@@ -30,11 +30,12 @@ FINDINGS = (CONFIDENCE, POSITIONS, MISTAKE_ITEMS, LEAKS, SCORERS, COMPARISONS, C
 PAIRS = {
     "fine_tuned_minus_zero_shot": (FINE_TUNED, ZERO_SHOT),
     "fine_tuned_minus_few_shot": (FINE_TUNED, FEW_SHOT),
+    "fine_tuned_minus_best_preset": (FINE_TUNED, BEST_PRESET),
     "few_shot_minus_zero_shot": (FEW_SHOT, ZERO_SHOT),
     "ensemble_minus_fine_tuned": (ENSEMBLE, FINE_TUNED),
     "ensemble_minus_zero_shot": (ENSEMBLE, ZERO_SHOT),
 }
-"""Comparison's name to its two models; those without an ensemble are made where there is none."""
+"""Comparison's name to its two models; those are made whose models are there."""
 BY_TOPIC = ("fine_tuned_minus_zero_shot", "fine_tuned_minus_few_shot")
 _POSITION_PAIRS = {
     "fine_tuned_minus_zero_shot": (FINE_TUNED, ZERO_SHOT),
@@ -71,7 +72,7 @@ def model_pairs(evaluation: Evaluation) -> dict[str, Corrected]:
         {
             name: paired_difference(models[first], models[second], generator)
             for name, (first, second) in PAIRS.items()
-            if first in models
+            if first in models and second in models
         }
     )
 

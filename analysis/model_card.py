@@ -127,7 +127,8 @@ def _on_test(files: Files) -> tuple[Table, Bullets]:
     )
     lines = tuple(
         f"{pair_label(pair)}: {points(files[names.STATISTICS][pair]['difference'])}"
-        for pair in ("fine_tuned_minus_zero_shot", "fine_tuned_minus_few_shot")
+        for pair in ("fine_tuned_minus_zero_shot", "fine_tuned_minus_few_shot", "fine_tuned_minus_best_preset")
+        if pair in files[names.STATISTICS]
     )
     return table, Bullets(lines=lines)
 

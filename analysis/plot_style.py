@@ -35,6 +35,7 @@ SEED_POINT = Look(label="seed point", colour=BLUE, marker="D")
 DRAWN = Look(label="drawn by Optuna", colour=ORANGE, marker="o")
 """The trials of a search, by where their configurations are from."""
 _OTHERS = {
+    "best_preset": Look(label="best preset", colour=BLACK, marker="P"),
     "ensemble": Look(label="ensemble", colour=VERMILION, marker="^"),
     "counterpart": Look(label="counterpart", colour=GREEN, marker="v"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis import runs
 from analysis.evaluation import (
+    BEST_PRESET,
     COUNTERPART,
     EXEMPLAR_SEED,
     EXEMPLARS,
@@ -75,6 +76,7 @@ def prepare(selected: Selected, arguments: argparse.Namespace, temporary: Path) 
         require_same("prompt", where, one.identity.prompt_fingerprint, identity.prompt_fingerprint)
         require_same("base model", where, one.identity.base_fingerprint, identity.base_fingerprint)
     known = load_same_questions(identity)
+    print(f"loading {identity.task.model}", flush=True)
     base = load_same_base(identity)
     keep_weights_if_roomy(base.model)
     return Prepared(base=base, known=known, tuned=tuned, also=also)
@@ -85,8 +87,10 @@ def _fetch(selected: Selected, temporary: Path) -> tuple[Tuned, ...]:
     wanted = {FINE_TUNED: selected.trial}
     if selected.counterpart:
         wanted[COUNTERPART] = selected.counterpart
-    known = {trial.run_id for trial in wanted.values()}
-    wanted.update({f"member {trial.name}": trial for trial in selected.ensemble if trial.run_id not in known})
+    others = {BEST_PRESET: selected.best_preset, **{f"member {trial.name}": trial for trial in selected.ensemble}}
+    for model, trial in others.items():
+        if trial and trial not in wanted.values():
+            wanted[model] = trial
     fetched = []
     for number, (model, trial) in enumerate(wanted.items()):
         if model == FINE_TUNED and selected.adapter:

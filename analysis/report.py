@@ -9,11 +9,11 @@ from typing import Any, Final
 from analysis import study_files as names
 from analysis.logged import CARD
 from analysis.model_card import write_card
-from analysis.plot_style import MODELS, p_text, with_interval
+from analysis.plot_style import p_text, with_interval
 from analysis.report_content import Report, Section, with_figures
 from analysis.report_errors import errors_section
 from analysis.report_html import to_html
-from analysis.report_inputs import with_optional
+from analysis.report_inputs import models_in, with_optional
 from analysis.report_markdown import to_markdown
 from analysis.report_models import (
     confusion_section,
@@ -23,6 +23,7 @@ from analysis.report_models import (
     topics_section,
     wordings_section,
 )
+from analysis.report_numbers import label
 from analysis.report_record import limits_section, run_section
 from analysis.report_summary import choice_section, summary_section
 from analysis.report_trust import calibration_section, leaks_section, positions_section
@@ -33,6 +34,7 @@ PAGE = "report.html"
 _PAIR_LABELS = {
     "fine_tuned_minus_zero_shot": "tuned minus zero-shot",
     "fine_tuned_minus_few_shot": "tuned minus 3-shot",
+    "fine_tuned_minus_best_preset": "tuned minus best preset",
 }
 _SECTIONS: Final[tuple[Callable[[dict[str, Any]], Section | None], ...]] = (
     summary_section,
@@ -55,12 +57,13 @@ _SECTIONS: Final[tuple[Callable[[dict[str, Any]], Section | None], ...]] = (
 def format_table(files: dict[str, Any]) -> str:
     """Return the models' accuracies and the differences as lines of text."""
     lines = [f"{'on the test split':24} accuracy, % (95 % interval)    macro-F1    n"]
-    for model, look in MODELS.items():
+    for model in models_in(files[names.SUMMARY]):
         row = files[names.SUMMARY][model]
         text = with_interval(row["accuracy_interval"])
-        lines.append(f"{look.label:24} {text:30} {row['macro_f1']:8.3f} {row['accuracy_interval']['n']:8,}")
-    for pair, label in _PAIR_LABELS.items():
-        lines.append(f"{label:24} {_difference(files, pair)}")
+        lines.append(f"{label(model):24} {text:30} {row['macro_f1']:8.3f} {row['accuracy_interval']['n']:8,}")
+    for pair, shown in _PAIR_LABELS.items():
+        if pair in files[names.STATISTICS]:
+            lines.append(f"{shown:24} {_difference(files, pair)}")
     return "\n".join(lines)
 
 

@@ -18,10 +18,9 @@ LEAKS = "leaks.json"
 SCORERS = "scorers.json"
 COMPARISONS = "comparisons.json"
 COVERAGE = "coverage.json"
-ENSEMBLE_RESULTS = "ensemble_results.json"
 ALSO = "also"
 """Folder with one folder for each further set of questions."""
-_OPTIONAL = (CONFIDENCE, POSITIONS, DETAILS, LEAKS, SCORERS, COMPARISONS, COVERAGE, ENSEMBLE_RESULTS)
+_OPTIONAL = (CONFIDENCE, POSITIONS, DETAILS, LEAKS, SCORERS, COMPARISONS, COVERAGE, *names.OTHER_RESULTS.values())
 _OF_A_SET = (names.SUMMARY, names.STATISTICS, COMPARISONS)
 
 
@@ -45,5 +44,5 @@ def models_in(content: dict[str, Any]) -> list[str]:
 
 def results_of(files: Files) -> dict[str, Any]:
     """Return model's name to its results file, in the order in which models are shown."""
-    places = {**names.RESULTS, "ensemble": ENSEMBLE_RESULTS}
+    places = {**names.RESULTS, **names.OTHER_RESULTS}
     return {model: files[places[model]] for model in models_in(places) if places[model] in files}

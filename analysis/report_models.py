@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import study_files as names
+from analysis.evaluation import BEST_PRESET
 from analysis.report_content import Block, Paragraph, Picture, Section, Table, code
 from analysis.report_inputs import ALSO, COMPARISONS, SCORERS, Files, models_in, results_of
 from analysis.report_numbers import NOTHING, label, number, of_all, p_cell, pair_label, points, rate
@@ -82,7 +83,8 @@ def _uncorrected(statistics: dict[str, Any]) -> Table:
 
 def topics_section(files: Files) -> Section:
     """Return the accuracy of every model by specialty, and where the tuned one differs from the base."""
-    results = results_of(files)
+    # a column more would not fit the page: the best preset is another tuned model
+    results = {model: content for model, content in results_of(files).items() if model != BEST_PRESET}
     topics = {model: content["per_topic_accuracy"] for model, content in results.items()}
     gains = files.get(COMPARISONS, {}).get("by_topic", {}).get("fine_tuned_minus_zero_shot", {})
     rows = tuple(

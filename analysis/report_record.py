@@ -60,6 +60,7 @@ def _facts(evaluation: dict[str, Any]) -> dict[str, Any]:
         "command": evaluation.get("command"),
         "started": evaluation.get("started"),
         "ensemble of": ", ".join(evaluation.get("ensemble", [])),
+        "best preset": evaluation.get("best_preset"),
         "trained the other way about shuffled options": evaluation.get("counterpart"),
         "base model": task["model"],
         "revision of the base model": task.get("model_revision"),

@@ -23,6 +23,7 @@ _UNCONFIRMED_LIMITS = (
     "`tune/search.py --confirm 3` trains the best three again with new seeds."
 )
 _COLUMNS = ("search", "mean", "deviation", "drop")
+_PAIR = "fine_tuned_minus_best_preset"
 _PRESET = "the best preset"
 _NO_PRESET = "no preset"
 
@@ -36,7 +37,7 @@ def summary_section(files: Files) -> Section:
         ("Is it worth it over three examples in the prompt?", _over_few_shot(files)),
     ]
     if files[names.EVALUATION].get("choice"):
-        pairs.append(("Is it worth it over the best preset?", worth_it(files[names.EVALUATION]["choice"])))
+        pairs.append(("Is it worth it over the best preset?", _over_best_preset(files)))
     last = Paragraph(
         text="In brackets stand 95 % intervals. These are answers to exam questions: not for clinical use."
     )
@@ -83,11 +84,6 @@ def _by_how_much(files: Files) -> str:
 
 
 def _how_sure(files: Files) -> str:
-    gain = _gain(files, "fine_tuned_minus_zero_shot")
-    p_value, name = gain["p_value"], "exact McNemar test"
-    corrected = files.get(COMPARISONS, {}).get("pairs", {}).get("fine_tuned_minus_zero_shot")
-    if corrected and corrected["holm_p"] is not None:
-        p_value, name = corrected["holm_p"], "exact McNemar test, Holm-corrected"
     times = files[names.EVALUATION]["test_reads"]
     reads = (
         "The test split was read once for this search, after every choice was made."
@@ -95,9 +91,18 @@ def _how_sure(files: Files) -> str:
         else f"The test split has been read {times} times for this search: choices made after a look at it lean high."
     )
     return (
-        f"p {p_text(p_value)} ({name}, n = {gain['difference']['n']:,}). {reads} The interval covers the choice of "
-        "questions, not another seed of training."
+        f"{_tested(files, 'fine_tuned_minus_zero_shot')} {reads} The interval covers the choice of questions, not "
+        "another seed of training."
     )
+
+
+def _tested(files: Files, pair: str) -> str:
+    gain = _gain(files, pair)
+    p_value, name = gain["p_value"], "exact McNemar test"
+    corrected = files.get(COMPARISONS, {}).get("pairs", {}).get(pair)
+    if corrected and corrected["holm_p"] is not None:
+        p_value, name = corrected["holm_p"], "exact McNemar test, Holm-corrected"
+    return f"p {p_text(p_value)} ({name}, n = {gain['difference']['n']:,})."
 
 
 def _over_few_shot(files: Files) -> str:
@@ -105,6 +110,26 @@ def _over_few_shot(files: Files) -> str:
     return (
         _verdict(difference, "Yes", "No, the examples do better", "That cannot be told")
         + f": {points(difference)} against the untuned base with three solved examples in its prompt."
+    )
+
+
+def _over_best_preset(files: Files) -> str:
+    """Return the answer on the test split, which had no part in the choice of either; else that on validation."""
+    on_test, choice = _on_test(files), files[names.EVALUATION]["choice"]
+    if not on_test:
+        return worth_it(choice)
+    verdict = _verdict(_gain(files, _PAIR)["difference"], "Yes", "No, the preset does better", "Not shown")
+    if any(_PRESET in one["over"] and one["over_new_seeds"] for one in choice["margins"]):
+        return f"{verdict}: {on_test} {worth_it(choice)}"
+    return f"{verdict}: {on_test} One training of each: other seeds would give another difference."
+
+
+def _on_test(files: Files) -> str:
+    if _PAIR not in files.get(names.STATISTICS, {}):  # the report on a search has none
+        return ""
+    difference, preset = _gain(files, _PAIR)["difference"], code(files[names.EVALUATION]["best_preset"])
+    return (
+        f"{points(difference)} on the test split over {preset}, the best preset on validation; {_tested(files, _PAIR)}"
     )
 
 
@@ -140,7 +165,9 @@ def choice_section(files: Files) -> Section | None:
     if choice is None:
         return None
     lines = tuple(choice_lines(choice)) or ("There is no other trial to compare it with.",)
-    blocks: list[Block] = [Paragraph(text=f"{code(choice['trial'])} on validation:"), Bullets(lines=lines)]
+    on_test = _on_test(files)
+    blocks: list[Block] = [Paragraph(text=on_test)] if on_test else []
+    blocks += [Paragraph(text=f"{code(choice['trial'])} on validation:"), Bullets(lines=lines)]
     if choice["confirmed"]:
         blocks.append(_confirmed(choice))
     compared = files[names.ALL_CONFIGS].get("comparisons", {})

@@ -13,8 +13,9 @@ from analysis import runs
 from analysis.chosen import describe_choice
 from analysis.runs import Search, Trial
 from medqa.errors import RecordError
-from medqa.presets import get_preset
+from medqa.presets import PRESETS, get_preset
 from medqa.record import ADAPTER, VAL_RESULTS, TrialIdentity, read_identity, read_json
+from medqa.selection import choose
 
 _SHUFFLED = "shuffle_options"
 
@@ -34,6 +35,8 @@ class Selected:
     """The best adapters by validation, best first; empty where no ensemble was asked for."""
     counterpart: Trial | None = None
     """The best other trial that was trained the other way about shuffled options; None where none is kept."""
+    best_preset: Trial | None = None
+    """The search's best preset; None where `trial` is a preset itself, or the preset's adapter is not kept."""
 
 
 def select(arguments: argparse.Namespace) -> Selected:
@@ -181,6 +184,7 @@ def _with_others(selected: Selected, top: int | None) -> Selected:
         adapter=selected.adapter,
         ensemble=tuple(kept[: top or 0]),
         counterpart=_counterpart(trial, kept),
+        best_preset=_best_preset(search, trial, kept),
     )
 
 
@@ -188,3 +192,9 @@ def _counterpart(trial: Trial, kept: Sequence[Trial]) -> Trial | None:
     shuffled = trial.parameters.get(_SHUFFLED)
     others = (one for one in kept if one.parameters.get(_SHUFFLED) not in (None, shuffled))
     return None if shuffled is None else next(others, None)
+
+
+def _best_preset(search: Search, trial: Trial, kept: Sequence[Trial]) -> Trial | None:
+    choice = choose(search.trials, search.repeats, search.metric, search.confirm)
+    preset = choice.best_preset if choice else None
+    return preset if trial.seed_point not in PRESETS and preset in kept else None

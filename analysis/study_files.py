@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis.consistency import check_numbers, require
-from analysis.evaluation import ENSEMBLE, FINE_TUNED, Evaluation
+from analysis.evaluation import BEST_PRESET, ENSEMBLE, FINE_TUNED, Evaluation
 from analysis.finding_files import (
     BOOTSTRAP_SEED,
     COMPARISONS,
@@ -52,8 +52,8 @@ STATISTICS = "statistics.json"
 MISTAKES = "error_taxonomy.json"
 ALL_CONFIGS = "all_configs.json"
 EVALUATION = "evaluation.json"
-ENSEMBLE_RESULTS = "ensemble_results.json"
-"""The ensemble's file, as those of RESULTS; it is there only where an ensemble was asked for."""
+OTHER_RESULTS = {BEST_PRESET: "best_preset_results.json", ENSEMBLE: "ensemble_results.json"}
+"""As RESULTS, of the models that are not in every evaluation."""
 SET_FILES = (*RESULTS.values(), SUMMARY, CALIBRATION, WORDINGS, STATISTICS, MISTAKES, *FINDINGS, EVALUATION)
 """Files of every set of questions; evaluation.json comes last."""
 FILES = (ALL_CONFIGS, *SET_FILES)
@@ -61,7 +61,7 @@ FILES = (ALL_CONFIGS, *SET_FILES)
 
 
 def build_files(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
-    """Return file name to content: FILES for the test split, SET_FILES for another set, the ensemble's beside them."""
+    """Return file name to content: FILES for the test split, SET_FILES for another set, OTHER_RESULTS' beside them."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     results = {}
     for name, predictions in evaluation.models.items():
@@ -70,7 +70,7 @@ def build_files(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     findings = build_findings(evaluation)
     return {
         **({ALL_CONFIGS: _all_configs(subject)} if subject.set_name == TEST else {}),
-        **{_file_of(name): content for name, content in results.items()},
+        **{{**RESULTS, **OTHER_RESULTS}[name]: content for name, content in results.items()},
         SUMMARY: _summary(results),
         CALIBRATION: {name: content["calibration"] for name, content in results.items()},
         WORDINGS: {
@@ -91,10 +91,6 @@ def _all_configs(subject: Subject) -> dict[str, Any]:
     return all_configs(subject.search, subject.choice["trial"], every, subject.configurations)
 
 
-def _file_of(model: str) -> str:
-    return ENSEMBLE_RESULTS if model == ENSEMBLE else RESULTS[model]
-
-
 def _summary(results: dict[str, Any]) -> dict[str, Any]:
     summary = {
         name: {
@@ -111,7 +107,7 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
     delta = {
         pair: {key: summary[first][key] - summary[second][key] for key in ("accuracy", "macro_f1")}
         for pair, (first, second) in PAIRS.items()
-        if first in summary
+        if first in summary and second in summary
     }
     return {**summary, "delta": delta}
 
@@ -155,7 +151,7 @@ def write_files(folder: Path, files: dict[str, Any]) -> None:
 def read_files(folder: Path) -> dict[str, Any]:
     """Read the files of an earlier evaluation; RecordError when one is missing, broken or at odds with the others."""
     wanted = [*(FILES if (folder / ALL_CONFIGS).exists() else SET_FILES)]
-    wanted += [ENSEMBLE_RESULTS] if (folder / ENSEMBLE_RESULTS).exists() else []
+    wanted += [name for name in OTHER_RESULTS.values() if (folder / name).exists()]
     files = {name: read_json(folder / name) for name in wanted}
     try:
         check_consistency(files)
@@ -166,7 +162,7 @@ def read_files(folder: Path) -> dict[str, Any]:
 
 def check_consistency(files: dict[str, Any]) -> None:
     """Raise RecordError when numbers are not those of their rows, or files tell different numbers."""
-    models = {**RESULTS, ENSEMBLE: ENSEMBLE_RESULTS} if ENSEMBLE_RESULTS in files else RESULTS
+    models = {**RESULTS, **{name: file for name, file in OTHER_RESULTS.items() if file in files}}
     ids = {name: [row["id"] for row in files[file]["predictions"]] for name, file in models.items()}
     for name, file in models.items():
         results = files[file]
@@ -180,7 +176,7 @@ def check_consistency(files: dict[str, Any]) -> None:
         require(name, "the summary has the accuracy", files[SUMMARY][name]["accuracy"] == results["overall_accuracy"])
     summaries = files[SUMMARY]
     for pair, (first, second) in PAIRS.items():
-        if first not in summaries:
+        if first not in summaries or second not in summaries:
             continue
         stated = files[STATISTICS][pair]["difference"]["value"]
         apart = summaries[first]["accuracy"] - summaries[second]["accuracy"]
@@ -209,9 +205,11 @@ def _check_findings(files: dict[str, Any]) -> None:
 def main_numbers(files: dict[str, Any]) -> dict[str, float]:
     """Return the numbers that the winner's run shows as metrics, by name."""
     tuned, difference = files[SUMMARY]["fine_tuned"], files[STATISTICS]["fine_tuned_minus_zero_shot"]["difference"]
-    ensemble = files[SUMMARY].get(ENSEMBLE)
+    others = {
+        f"test_accuracy_{name}": files[SUMMARY][name]["accuracy"] for name in OTHER_RESULTS if name in files[SUMMARY]
+    }
     return {
-        **({"test_accuracy_ensemble": ensemble["accuracy"]} if ensemble else {}),
+        **others,
         "test_accuracy": tuned["accuracy"],
         "test_accuracy_low": tuned["accuracy_interval"]["low"],
         "test_accuracy_high": tuned["accuracy_interval"]["high"],

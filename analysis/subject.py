@@ -41,6 +41,8 @@ class Subject:
     """Names of the ensemble's trials, best first."""
     counterpart: str = ""
     """Name of the trial trained the other way about shuffled options; "" where there is none."""
+    best_preset: str = ""
+    """Name of the best preset's training that is evaluated too; "" where there is none."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Package to version, now; those of the search stand in `identity`."""
     configurations: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -91,6 +93,7 @@ def describe(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
         "models": list(evaluation.models),
         "ensemble": list(subject.ensemble),
         "counterpart": subject.counterpart,
+        "best_preset": subject.best_preset,
         "winner": {"name": subject.winner.name, "run_id": subject.winner.run_id, "state": subject.winner.state},
         "validation_accuracy": subject.validation["accuracy_interval"],
         "identity": dataclasses.asdict(subject.identity),

@@ -103,7 +103,8 @@ def collate(
 
     Returns:
         What the model takes, labels (IGNORED where the weight is 0) and loss_weights: 1 on the answer's tokens,
-        `question_loss_weight` on the prompt's, 0 on padding and on each first token, which nothing predicts.
+        `question_loss_weight` on the prompt's, 0 on padding and on each first token, which nothing predicts. A packed
+        row has predicting_positions too: (P) places whose next token has a weight, so that a GPU need not be asked.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -120,6 +121,7 @@ def collate(
     if packed:
         batch = pack(sequences)
         weights_BT = torch.cat(weights)[None]
+        batch["predicting_positions"] = weights_BT[0, 1:].nonzero()[:, 0]
     else:
         ids_BT = pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)
         mask_BT = pad_sequence([torch.ones_like(sequence) for sequence in sequences], batch_first=True)

@@ -80,9 +80,8 @@ def _forward(layer: Any, fused: _FusedLayer, hidden_states: torch.Tensor, *args:
     if "cu_seq_lens_q" not in kwargs:
         output: torch.Tensor = type(layer).forward(layer, hidden_states, *args, **kwargs)
         return output
-    kernels.require_window(layer.self_attn.config, kwargs["max_length_q"])
-    cosines, sines = kwargs["position_embeddings"]
-    rows = Rows(cosines, sines, kwargs["cu_seq_lens_q"], kwargs["max_length_q"])
+    kernels.require_window(layer.self_attn.config, kwargs["max_length_k"])
+    rows = kernels.rows_of(kwargs, kwargs["position_embeddings"])
     if fused.adapter is None:
         return fused.forward(hidden_states[0], rows)[0][None]
     if fused.is_first:  # the values may have changed since the pass before
@@ -130,8 +129,10 @@ class _FusedLayer:
         (query, key, value), kept_qkv = self.query_key_value.forward(normed_NU)
         query_NHD, key_NHD = kernels.rotate(self._heads(query), self._heads(key), rows)
         value_NHD = self._heads(value)
-        attended_NHD, state = kernels.attend(query_NHD, key_NHD, value_NHD, rows, self.attention.scaling)
+        scaling, number = self.attention.scaling, self.attention.layer_idx
+        attended_NHD, state = kernels.attend(query_NHD, key_NHD, value_NHD, rows, scaling, number)
         (attention_NU,), kept_output = self.output.forward(attended_NHD.flatten(1))
+        # not onto the stream as the products are made: an update smaller than its rounding would vanish each time
         middle_NU = attention_NU.add_(hidden_NU)
         middle_normed_NU, middle_factor_N1 = _norm(middle_NU, self.norms[1])
         (gate_NF, up_NF), kept_gate_up = self.gate_up.forward(middle_normed_NU)

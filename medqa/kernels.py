@@ -9,7 +9,7 @@ Shape letters: N tokens of all sequences, U units, H heads, D units of a head, B
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,19 @@ from medqa.speedups import has_layer_kernels
 class Rows:
     """Where the tokens of a packed row stand."""
 
-    cosines: torch.Tensor
-    """Of the rotary angles, (1, N, D)."""
-    sines: torch.Tensor
+    cosines: Any
+    """Of the rotary angles, (1, N, D); None where others have turned queries and keys."""
+    sines: Any
     starts: torch.Tensor
     """Where each sequence starts and the last ends, (B + 1), int32."""
     longest: int
     """T."""
+    look_back: Any = None
+    """`medqa.beginnings.LookBack` where the sequences go on from beginnings that were computed before, or are such."""
+    starts_looked_on: torch.Tensor | None = None
+    """Where each sequence starts, its beginning included, and the last ends, (B + 1); None: as `starts`."""
+    longest_looked_on: int = 0
+    """Tokens of the longest sequence with its beginning; 0: T."""
 
 
 def require_window(config: Any, longest: int) -> None:
@@ -44,6 +50,22 @@ def require_window(config: Any, longest: int) -> None:
         raise ModelError(
             f"the model's attention looks back over {window} tokens, and an example has {longest}: lower max_length"
         )
+
+
+def rows_of(row: Mapping[str, Any], position_embeddings: Any = (None, None)) -> Rows:
+    """Return what the arguments that a model got for a packed row say of it; see `medqa.packing.pack`."""
+    look_back = row.get("look_back")
+    goes_on = look_back is not None and look_back.tokens_K is not None
+    cosines, sines = position_embeddings
+    return Rows(
+        cosines,
+        sines,
+        row["cu_seq_lens_q"],
+        row["max_length_q"],
+        look_back,
+        row["cu_seq_lens_k"] if goes_on else None,
+        row["max_length_k"] if goes_on else 0,
+    )
 
 
 def norm(inputs_NU: torch.Tensor, weight_U: torch.Tensor, epsilon: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,12 +152,32 @@ def gated_gradients(
 
 
 def attend(
-    query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor, rows: Rows, scaling: float
+    query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor, rows: Rows, scaling: float, layer: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return causal attention within each sequence, (N, H, D), and what its gradient needs beside its inputs."""
+    """Return causal attention within each sequence, (N, H, D), and what its gradient needs beside its inputs.
+
+    There is no gradient for sequences that go on from beginnings.
+    """
+    if rows.look_back is not None:
+        key_NHD, value_NHD = rows.look_back.extend(layer, key_NHD, value_NHD)
     if not in_flash_kernel(query_NHD):
-        return padded_attention(query_NHD, key_NHD, value_NHD, rows.starts, rows.longest, scaling), []
-    attended_NHD, *state = flash_attention(query_NHD, key_NHD, value_NHD, rows.starts, rows.longest, scaling)[:4]
+        return padded_attention(query_NHD, key_NHD, value_NHD, rows, scaling), []
+    starts, longest = rows.starts, rows.longest
+    of_keys = starts if rows.starts_looked_on is None else rows.starts_looked_on
+    # the public varlen_attn of torch 2.10 and 2.11 refuses grouped heads, which this kernel of theirs takes
+    attended_NHD, *state = torch.ops.aten._flash_attention_forward(
+        query_NHD,
+        key_NHD,
+        value_NHD,
+        starts,
+        of_keys,
+        longest,
+        rows.longest_looked_on or longest,
+        0.0,
+        True,
+        False,
+        scale=scaling,
+    )[:4]
     return attended_NHD, state
 
 
@@ -149,7 +191,7 @@ def attend_gradients(
 ) -> Sequence[torch.Tensor]:
     """Return the gradients of query, key and value."""
     if not state:
-        again = functools.partial(padded_attention, starts=rows.starts, longest=rows.longest, scaling=scaling)
+        again = functools.partial(padded_attention, rows=rows, scaling=scaling)
         return _gradients(again, inputs, gradient_NHD)
     log_sums, random_state, unused = state
     longest, starts = rows.longest, rows.starts
@@ -176,41 +218,40 @@ def in_flash_kernel(query_NHD: torch.Tensor) -> bool:
     return query_NHD.is_cuda and query_NHD.dtype in (torch.bfloat16, torch.float16)
 
 
-def flash_attention(
-    query_NHD: torch.Tensor,
-    key_NHD: torch.Tensor,
-    value_NHD: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
-    scaling: float,
-) -> Sequence[torch.Tensor]:
-    """Return what torch's flash attention over sequences of different lengths returns, the attention first."""
-    # the public varlen_attn of torch 2.10 and 2.11 refuses grouped heads, which this kernel of theirs takes
-    result: Sequence[torch.Tensor] = torch.ops.aten._flash_attention_forward(
-        query_NHD, key_NHD, value_NHD, starts, starts, longest, longest, 0.0, True, False, scale=scaling
-    )
-    return result
-
-
 def padded_attention(
-    query_NHD: torch.Tensor,
-    key_NHD: torch.Tensor,
-    value_NHD: torch.Tensor,
-    starts: torch.Tensor,
-    longest: int,
-    scaling: float,
+    query_NHD: torch.Tensor, key_NHD: torch.Tensor, value_NHD: torch.Tensor, rows: Rows, scaling: float
 ) -> torch.Tensor:
     """Pad on the right for the attention alone: a causal token never looks at what stands after it."""
-    real_BT = torch.arange(longest, device=starts.device) < starts.diff()[:, None]
-    padded = []
-    for tensor_NHD in (query_NHD, key_NHD, value_NHD):
-        zeros_BTHD = tensor_NHD.new_zeros((*real_BT.shape, *tensor_NHD.shape[1:]))
-        padded.append(zeros_BTHD.index_put((real_BT,), tensor_NHD).transpose(1, 2))
-    query_BHTD, key_BHTD, value_BHTD = padded
+    real_BT = _real(rows.starts, rows.longest)
+    if rows.starts_looked_on is None:
+        of_keys_BT, sees_B1TT = real_BT, None
+    else:
+        of_keys_BT = _real(rows.starts_looked_on, rows.longest_looked_on)
+        before_B = rows.starts_looked_on.diff() - rows.starts.diff()
+        tokens_T, looked_on_T = (torch.arange(real.shape[1], device=real.device) for real in (real_BT, of_keys_BT))
+        sees_B1TT = (looked_on_T <= before_B[:, None, None] + tokens_T[:, None])[:, None]
+    query_BHTD = _padded(query_NHD, real_BT)
+    key_BHTD, value_BHTD = _padded(key_NHD, of_keys_BT), _padded(value_NHD, of_keys_BT)
     output_BHTD = functional.scaled_dot_product_attention(
-        query_BHTD, key_BHTD, value_BHTD, is_causal=True, scale=scaling, enable_gqa=True
+        query_BHTD,
+        key_BHTD,
+        value_BHTD,
+        attn_mask=sees_B1TT,
+        is_causal=sees_B1TT is None,
+        scale=scaling,
+        enable_gqa=True,
     )
     return output_BHTD.transpose(1, 2)[real_BT]
+
+
+def _real(starts: torch.Tensor, longest: int) -> torch.Tensor:
+    """Return where padded rows (B, T) hold tokens."""
+    return torch.arange(longest, device=starts.device) < starts.diff()[:, None]
+
+
+def _padded(tensor_NHD: torch.Tensor, real_BT: torch.Tensor) -> torch.Tensor:
+    zeros_BTHD = tensor_NHD.new_zeros((*real_BT.shape, *tensor_NHD.shape[1:]))
+    return zeros_BTHD.index_put((real_BT,), tensor_NHD).transpose(1, 2)
 
 
 def _gradients(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from medqa.config import TrialConfig
 from medqa.errors import GpuMemoryError
@@ -30,6 +30,7 @@ _DEQUANTIZATION_TOKENS = 250
 """The same for working out all NF4 weights once: 3.5 GB read, 14 GB written."""
 _CPU_KEEPS_BYTES = 1 << 30
 """On the CPU the weights of models up to this size are kept: the demo's and the tests'."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,25 @@ def reserve(plan: MemoryPlan) -> None:
     missing = int(plan.estimated_gib * 2**30) - torch.cuda.memory_allocated()
     with contextlib.suppress(torch.OutOfMemoryError):
         torch.empty(max(0, missing), dtype=torch.uint8, device="cuda")
+
+
+def halving_batches(work: Callable[[int], Result], tokens_per_batch: int, least: int) -> Result:
+    """Return what `work` returns for a number of tokens in a batch, halved as long as a GPU's memory runs out.
+
+    Raises:
+        torch.OutOfMemoryError: when it runs out with `least` tokens, which a single item has, or fewer.
+    """
+    import torch
+
+    while True:
+        try:
+            return work(tokens_per_batch)
+        except torch.OutOfMemoryError:
+            if tokens_per_batch <= least:
+                raise
+        # here and not above: the error holds on to the tensors of the batch that failed
+        free_memory()
+        tokens_per_batch //= 2
 
 
 def free_memory() -> None:

@@ -58,7 +58,8 @@ class BaseModel:
         )
         set_seed(config.seed)
         with self._taking_off():
-            model = get_peft_model(self.model, lora)
+            with self.model.device:  # its numbers are drawn where they are used, not by the host
+                model = get_peft_model(self.model, lora)
             self.fuse(model) if fused else unfuse_layers(self.model)
             yield model
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from medqa.errors import ModelError
-from medqa.kernels import flash_attention, in_flash_kernel, padded_attention, require_window
+from medqa.kernels import attend, require_window, rows_of
 
 _ATTENTION = "packed_rows"
 _MOST_ROUNDING = 0.1
@@ -40,6 +40,20 @@ def pack(sequences: Sequence[torch.Tensor]) -> dict[str, Any]:
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield numbers of sequences of like length, longest first, whose tokens stay within the bound, or one alone."""
+    batch: list[int] = []
+    tokens = 0
+    for number in sorted(range(len(lengths)), key=lambda number: (-lengths[number], number)):
+        if batch and tokens + lengths[number] > tokens_per_batch:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(number)
+        tokens += lengths[number]
+    if batch:
+        yield batch
 
 
 @contextlib.contextmanager
@@ -81,10 +95,8 @@ def _attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    cu_seq_lens_q: torch.Tensor,
-    max_length_q: int,
     scaling: float,
-    **kwargs: Any,
+    **row: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sequence of a packed row, as transformers calls it.
 
@@ -94,10 +106,8 @@ def _attend(
         key: (1, H of keys, N, D); each of its heads serves as many of the query's as the numbers say.
         value: As key.
         attention_mask: None: the row's sequences say all.
-        cu_seq_lens_q: Where each sequence starts and the last ends, (B + 1).
-        max_length_q: T.
         scaling: Factor of the scores.
-        kwargs: What other implementations need.
+        row: What `pack` says of the row.
 
     Returns:
         (1, N, H, D), and no weights.
@@ -105,10 +115,9 @@ def _attend(
     Raises:
         ModelError: when the model's attention looks back over a window shorter than a sequence.
     """
-    require_window(module.config, max_length_q)
+    require_window(module.config, row["max_length_k"])
     query_NHD, key_NHD, value_NHD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    row = (query_NHD, key_NHD, value_NHD, cu_seq_lens_q, max_length_q, scaling)
-    attended_NHD = flash_attention(*row)[0] if in_flash_kernel(query_NHD) else padded_attention(*row)
+    attended_NHD, _ = attend(query_NHD, key_NHD, value_NHD, rows_of(row), scaling, module.layer_idx)
     return attended_NHD[None], None
 
 

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from medqa.course import IGNORED
 from medqa.errors import DataError
-from medqa.memory import free_memory
-from medqa.packing import pack, packed_attention
+from medqa.memory import halving_batches
+from medqa.packing import batches, pack, packed_attention
 from medqa.prediction import Prediction, Scores
 from medqa.prompt import TRAINING_WORDING, Encoded, PromptEncoder
 from medqa.questions import Question
@@ -47,15 +47,11 @@ def score_questions(
     encoded = encoder.encode_all(questions, wording, exemplars)
     check_lengths(encoded, questions, model)
     longest = max(len(item.full_ids) for item in encoded)
-    while True:
-        try:
-            return _score(model, encoder, questions, encoded, with_lm_loss, tokens_per_batch)
-        except torch.OutOfMemoryError:
-            if tokens_per_batch <= longest:
-                raise
-        # here and not above: the error holds on to the tensors of the pass that failed
-        free_memory()
-        tokens_per_batch //= 2
+
+    def score(tokens: int) -> Scores:
+        return _score(model, encoder, questions, encoded, with_lm_loss, tokens)
+
+    return halving_batches(score, tokens_per_batch, longest)
 
 
 def _score(
@@ -66,14 +62,14 @@ def _score(
     with_lm_loss: bool,
     tokens_per_batch: int,
 ) -> Scores:
-    batches = list(_batches(encoded, tokens_per_batch))
+    groups = list(batches([len(item.full_ids) for item in encoded], tokens_per_batch))
     letter_ids = list(encoder.letter_ids.values())
     with evaluation_mode(model), packed_attention(model):
-        read = [_forward(model, [encoded[row] for row in rows], letter_ids, with_lm_loss) for rows in batches]
+        read = [_forward(model, [encoded[row] for row in rows], letter_ids, with_lm_loss) for rows in groups]
     # fetched after the last batch: a GPU that has to answer after each one waits for the next
     log_probabilities_QL = torch.cat([batch.letter_log_probabilities for batch in read]).cpu()
     top_Q = torch.cat([batch.top_tokens for batch in read]).tolist()
-    order = [row for rows in batches for row in rows]
+    order = [row for rows in groups for row in rows]
     predictions = {
         row: predict(log_probabilities_L, top, questions[row], encoder)
         for row, log_probabilities_L, top in zip(order, log_probabilities_QL, top_Q, strict=True)
@@ -92,21 +88,6 @@ def check_lengths(encoded: Sequence[Encoded], questions: Sequence[Question], mod
             f"question {questions[longest].id!r} makes a prompt of {length} tokens, the model takes {limit}: "
             "it is not cut; use fewer exemplars or leave the question out"
         )
-
-
-def _batches(encoded: Sequence[Encoded], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Group rows of like length, longest first, so that a batch's tokens stay within the bound."""
-    batch: list[int] = []
-    tokens = 0
-    for row in sorted(range(len(encoded)), key=lambda row: (-len(encoded[row].full_ids), row)):
-        length = len(encoded[row].full_ids)
-        if batch and tokens + length > tokens_per_batch:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(row)
-        tokens += length
-    if batch:
-        yield batch
 
 
 @dataclass(frozen=True, slots=True)

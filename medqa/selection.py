@@ -105,6 +105,8 @@ class Choice(Generic[T]):
     """The search's trial with the best configuration."""
     evaluated: T
     """The training whose adapter is the best: the same trial, or one with a new seed."""
+    best_preset: T | None
+    """The training that stands for the best preset beside `evaluated`; None where no preset can be it."""
     means: str
     """BEST_MEANS or CONFIRMED_MEANS, whichever chose."""
     note: str
@@ -145,9 +147,11 @@ def choose(trials: Sequence[T], repeats: Sequence[T], metric: str, confirm: int)
     confirmed, note = _confirm(ranked[:confirm], repeats, metric)
     again = [one.trial for one in confirmed]
     order = again + [trial for trial in ranked if trial not in again]
+    preset = next((trial for trial in order if trial.seed_point in PRESETS), None)
     return Choice(
         trial=order[0],
         evaluated=confirmed[0].repeats[0] if confirmed else order[0],
+        best_preset=next((one.repeats[0] for one in confirmed if one.trial is preset and one.repeats), preset),
         means=CONFIRMED_MEANS if confirmed else BEST_MEANS,
         note=note,
         confirmed=confirmed,

@@ -14,7 +14,8 @@ class Speedups:
     packed_rows: bool = True
     """Examples laid end to end instead of padded."""
     fused_layers: bool = True
-    """Packed rows through `medqa.fused_layers` in bf16, instead of transformers' and PEFT's layers under autocast."""
+    """Packed rows through `medqa.fused_layers` in bf16, instead of transformers' and PEFT's layers under autocast; and
+    the loss at places that the host knows, instead of those that TRL's head looks for."""
     keep_weights: bool = True
     """The NF4 weights worked out once where memory allows, instead of at each use."""
 

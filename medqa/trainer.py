@@ -12,6 +12,7 @@ import torch
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTTrainer
+from trl.kernels import ChunkedLogProbFunction
 
 from medqa import checkpoint, record
 from medqa.config import TrialConfig
@@ -27,6 +28,9 @@ from medqa.prediction import Scores
 from medqa.questions import Question, QuestionSet
 from medqa.scoring import score_questions
 from medqa.speedups import Speedups
+
+_HEAD_VOCABULARY = 32_768
+"""Tokens of the vocabulary whose logits the head holds at a time, TRL's own number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +121,11 @@ class LetterTrainer(SFTTrainer):
     ) -> torch.Tensor:
         """Return the weighted mean of token losses over the whole optimizer step (this micro-batch's part)."""
         weights_BT = inputs.pop("loss_weights")
+        positions_P = inputs.pop("predicting_positions", None)
+        if self.trial.fused:
+            del inputs["labels"]
+            log_probabilities_P = _log_probabilities(model.get_base_model(), inputs, positions_P)
+            return -(log_probabilities_P * weights_BT[0, positions_P + 1]).sum() / num_items_in_batch
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         return -(outputs.log_probs * weights_BT[:, 1:]).sum() / num_items_in_batch
 
@@ -144,7 +153,7 @@ class LetterTrainer(SFTTrainer):
             record.replace_folder(self.trial.run_dir / record.ADAPTER, self._save_adapter)
             self._keep_answers(scores, sample)
         if row["finished"] and len(sample) < len(validation):
-            row |= self._score_kept(is_loaded=row["best_step"] == row["step"])
+            row |= self._score_kept(sample, is_loaded=row["best_step"] == row["step"])
         self.log_rows.append(row)
         self.control.should_training_stop |= row["finished"]
         self.control.should_evaluate = False  # it is done: the trainer looks again at the end of its epoch
@@ -157,12 +166,16 @@ class LetterTrainer(SFTTrainer):
     def _keep_answers(self, scores: Scores, questions: Sequence[Question]) -> None:
         record.write_json(self.trial.run_dir / record.VAL_RESULTS, study_results(scores.predictions, questions))
 
-    def _score_kept(self, is_loaded: bool) -> dict[str, Any]:
-        """Score the kept adapter on all validation questions; the model keeps it, because the training is over."""
+    def _score_kept(self, sample: Sequence[Question], is_loaded: bool) -> dict[str, Any]:
+        """Score the kept adapter on the questions outside the sample too; the model keeps it: the training is over."""
         if not is_loaded:
             set_peft_model_state_dict(self.model, load_peft_weights(str(self.trial.run_dir / record.ADAPTER)))
-        validation = self.trial.questions.validation
-        scores = self._score(validation)
+        said = record.read_json(self.trial.run_dir / record.VAL_RESULTS)["predictions"]
+        by_id = {one.id: one for one in record.predictions_from_rows(said)}
+        validation, sampled = self.trial.questions.validation, {question.id for question in sample}
+        rest = self._score([question for question in validation if question.id not in sampled])
+        by_id.update((one.id, one) for one in rest.predictions)
+        scores = Scores(tuple(by_id[question.id] for question in validation), None)
         self._keep_answers(scores, validation)
         return {
             "best_accuracy": scores.accuracy,
@@ -219,6 +232,20 @@ class LetterTrainer(SFTTrainer):
         if row["finished"]:
             draw_training_curve(self.trial.run_dir)
         self.trial.on_eval(Evaluation(**row))
+
+
+def _log_probabilities(model: Any, row: dict[str, Any], positions_P: torch.Tensor) -> torch.Tensor:
+    """Return what a packed row's model says of the tokens after the given places (P), fp32.
+
+    TRL's head does the same for the labels that it finds on the GPU, for whose number the host waits.
+    """
+    hidden_NU = model.model(**row, use_cache=False).last_hidden_state[0]
+    hidden_PU, targets_P = hidden_NU.index_select(0, positions_P), row["input_ids"][0, positions_P + 1]
+    head = model.get_output_embeddings()
+    result: torch.Tensor = ChunkedLogProbFunction.apply(
+        hidden_PU, head.weight, head.bias, targets_P, 1.0, _HEAD_VOCABULARY, None, 1.0, ()
+    )[0]
+    return result
 
 
 class Schedule(TrainerCallback):

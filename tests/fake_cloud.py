@@ -99,7 +99,7 @@ def head(folder: Path, way: str = "ok", autoscaler_v2: bool = True) -> Iterator[
             subprocess.run(command, env=started, check=True, stdout=log, stderr=log, timeout=240)
         yield Head(home=home, environment={**environment, "RAY_ADDRESS": address})
     finally:
-        _end_all_of(folder)
+        _end_all_of(str(folder), address)
 
 
 def _config(address: str, way: str) -> dict[str, Any]:
@@ -143,9 +143,14 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _end_all_of(folder: Path) -> None:
-    """Kill the processes whose command line names the folder; `ray stop` would end every Ray of the machine."""
+def _end_all_of(*words: str) -> None:
+    """Kill processes whose command line has one of the words, and theirs; `ray stop` would end every Ray here."""
+    doomed: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and str(folder) in " ".join(process.cmdline()):
-                process.send_signal(signal.SIGKILL)
+            line = " ".join(process.cmdline())
+            if process.pid != os.getpid() and any(word in line for word in words):
+                doomed += [process, *process.children(recursive=True)]
+    for process in doomed:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)

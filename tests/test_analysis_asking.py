@@ -49,6 +49,11 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asker(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Asker:
     monkeypatch.setattr(asking, "score_questions", scorer)
+    monkeypatch.setattr(
+        asking,
+        "score_alike",
+        lambda model, encoder, groups, exemplars: scorer(model, encoder, [one for group in groups for one in group]),
+    )
     return Asker(name="tuned", model=None, encoder=None, say=lambda text: None, seconds={})  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from tuned_fakes import make_results
+from tuned_fakes import TWO_TRIALS, make_results
 
 from analysis import final_eval, study_files
 from analysis.item_rows import read_rows
@@ -73,8 +73,9 @@ def test_it_must_be_told_what_to_evaluate() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, tiny_mistral: Path) -> Path:
-    """A results folder with one search of two trials: an untrained adapter on a tiny Mistral."""
-    return make_results(tmp_path_factory.mktemp("work"), str(tiny_mistral))
+    """A results folder with one search of three trials: an untrained adapter on a tiny Mistral."""
+    trials = (*TWO_TRIALS, ("config_3_high_rank", 0.4, True))
+    return make_results(tmp_path_factory.mktemp("work"), str(tiny_mistral), trials=trials)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
 def test_an_evaluation_leaves_every_file_and_figure(evaluated: Path) -> None:
     folder = evaluated / "x" / "final_eval"
     names = {path.name for path in folder.iterdir()}
-    assert names >= {*study_files.FILES, study_files.ENSEMBLE_RESULTS, *FROM_THE_RECORD}
+    assert names >= {*study_files.FILES, *study_files.OTHER_RESULTS.values(), *FROM_THE_RECORD}
     assert len(list(folder.glob("*.png"))) >= 9
     assert {path.name for path in (folder / "also" / "mine").iterdir()} >= {*study_files.SET_FILES, "items.jsonl"}
     # an untrained adapter changes nothing: zero-shot and tuned agree item by item, and so does their ensemble
@@ -127,7 +128,13 @@ def test_an_evaluation_leaves_every_file_and_figure(evaluated: Path) -> None:
     assert set(positions["pairs"]) == {"fine_tuned_minus_zero_shot", "fine_tuned_minus_counterpart"}
     assert positions["pairs"]["fine_tuned_minus_zero_shot"]["accuracy"]["value"] == 0
     evaluation = json.loads((folder / "evaluation.json").read_text())
-    assert evaluation["ensemble"] == ["explored_1", "config_2_low_rank"]
+    assert evaluation["ensemble"] == ["explored_1", "config_3_high_rank"]
+    assert (evaluation["counterpart"], evaluation["best_preset"]) == ("config_2_low_rank", "config_3_high_rank")
+    statistics = json.loads((folder / "statistics.json").read_text())
+    assert statistics["fine_tuned_minus_best_preset"]["difference"]["value"] == 0
+    assert "on the test split over `config_3_high_rank`, the best preset on validation" in (
+        (folder / "report.md").read_text()
+    )
     assert "--best" in evaluation["command"]
 
 
@@ -137,7 +144,7 @@ def test_every_question_has_one_row_with_all_that_was_asked(evaluated: Path) -> 
     lines = (evaluated / "x" / "final_eval" / "items.jsonl").read_text().splitlines()
     assert len(rows) == len(lines) == 12
     for row in rows.values():
-        assert set(row.models) == {"zero_shot", "few_shot", "fine_tuned", "counterpart"}
+        assert set(row.models) == {"zero_shot", "few_shot", "fine_tuned", "counterpart", "best_preset"}
         assert set(row.texts) == {"zero_shot", "fine_tuned"}
         assert {name: len(items) for name, items in row.orders.items()} == dict.fromkeys(
             ("zero_shot", "fine_tuned", "counterpart"), 4
@@ -248,7 +255,7 @@ def test_a_preset_a_run_or_a_folder_is_evaluated_by_name(evaluated: Path, tmp_pa
         (("--preset", "config_1_baseline"), ("no trial of preset", "explored_1")),
         (("--run-id", "0" * 32), ("MLflow", "0" * 32)),
         (("--adapter", "absent"), ("no adapter here", "adapter_config.json")),
-        (("--best", "--top", "3"), ("keeps the adapters of 2 trials", "--top")),
+        (("--best", "--top", "4"), ("keeps the adapters of 3 trials", "--top")),
         (("--best", "--top", "1"), ("2 adapters or more",)),
         (("--best", "--also", "mine=absent.jsonl"), ("absent.jsonl: no such file",)),
     ],

@@ -96,7 +96,7 @@ def test_the_heaviest_micro_batch_of_a_course_is_among_the_steps_however_they_ar
 def test_the_share_of_evaluation_is_reckoned_from_the_parts() -> None:
     parts = {
         "training": {"whole": {"step_seconds": 0.25}},
-        "scoring": {"adapter": {"questions_per_second": 127.2}, "sample_seconds": 1.0, "sample_questions": 150},
+        "scoring": {"adapter": {"questions_per_second": 97.2}, "sample_seconds": 1.0, "sample_questions": 150},
         "turnaround": {"after_an_evaluation_seconds": {"16": [0.5, 1.5], "64": [9.0]}},
     }
     # 1,273 steps, 13 evaluations of 2 s and 1 s each, and 10 s at the end

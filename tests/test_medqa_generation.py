@@ -47,25 +47,44 @@ def test_small_batches_and_an_untrained_adapter_change_nearly_nothing(base: Base
         assert sum(one == other for one, other in zip(texts, others, strict=True)) >= 39
 
 
+def test_texts_are_those_that_transformers_generates(base: BaseModel) -> None:
+    encoder, questions = base.encoder, QUESTIONS[:40]
+    texts = generate_texts(base.model, encoder, questions, wording="reasoning", most_new_tokens=8)
+    theirs = []
+    for item in encoder.encode_all(questions, "reasoning"):
+        prompt = torch.tensor([item.prompt_ids])
+        whole = base.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=encoder.tokenizer.eos_token_id,
+            pad_token_id=encoder.tokenizer.pad_token_id,
+        )
+        theirs.append(encoder.tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True))
+    assert sum(one == other for one, other in zip(texts, theirs, strict=True)) >= 39  # a tie may fall the other way
+    assert len(set(texts)) > 1
+
+
 def test_out_of_memory_halves_the_batch_until_one_question_does_not_fit(
     base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, sizes = type(base.model).generate, []
+    whole, sizes = type(base.model).forward, []
 
-    def generate(model: object, **inputs: torch.Tensor) -> object:
+    def forward(model: object, *args: object, **inputs: torch.Tensor) -> object:
         sizes.append(inputs["input_ids"].numel())
         if sizes[-1] > 400:
             raise torch.OutOfMemoryError
-        return whole(model, **inputs)
+        return whole(model, *args, **inputs)
 
     texts = generate_texts(base.model, base.encoder, QUESTIONS[:20])
-    monkeypatch.setattr(type(base.model), "generate", generate)
+    monkeypatch.setattr(type(base.model), "forward", forward)
     halved = generate_texts(base.model, base.encoder, QUESTIONS[:20])
     assert sum(one == other for one, other in zip(texts, halved, strict=True)) >= 19
     assert sizes[0] > 400 >= max(sizes[-3:])
     long = dataclasses.replace(QUESTIONS[0], question=QUESTIONS[0].question * 8)
     monkeypatch.setattr(
-        type(base.model), "generate", lambda model, **inputs: (_ for _ in ()).throw(torch.OutOfMemoryError)
+        type(base.model), "forward", lambda *args, **inputs: (_ for _ in ()).throw(torch.OutOfMemoryError)
     )
     with pytest.raises(torch.OutOfMemoryError):
         generate_texts(base.model, base.encoder, [long])

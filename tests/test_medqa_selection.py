@@ -64,6 +64,7 @@ def test_without_a_confirmation_the_margins_are_over_the_runner_up_and_the_best_
         ("the runner-up", "trial_007"),
         ("the best preset", PRESET),
     ]
+    assert choice.best_preset is preset
     assert [margin.value for margin in choice.margins] == pytest.approx([0.04, 0.1])
 
 
@@ -101,6 +102,16 @@ def test_the_best_mean_over_new_seeds_wins_with_the_best_of_the_new_adapters() -
     runner_up, preset = choice.margins
     assert (runner_up.other.name, len(runner_up.runs), runner_up.value) == ("lucky", 3, pytest.approx(0.04))
     assert (preset.other.name, preset.runs, preset.value) == (PRESET, (trials[1],), pytest.approx(0.18))
+    assert choice.best_preset is trials[3]
+
+
+def test_a_confirmed_preset_is_stood_for_by_the_best_of_its_new_adapters() -> None:
+    trials = make_trial("a", 0.7), make_trial(PRESET, 0.6), make_trial("config_2_low_rank", 0.65)
+    confirmed = again("a", 0.7, 0.7, 0.7) + again("config_2_low_rank", 0.5, 0.55, 0.5)
+    choice = choose(trials, confirmed, "accuracy", 2)
+    assert choice is not None
+    assert choice.best_preset is not None
+    assert choice.best_preset.name == "config_2_low_rank_seed_44"
 
 
 def test_a_drop_of_the_nll_is_a_rise() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -115,6 +116,19 @@ def test_completed_trials_keep_their_adapters_before_stopped_ones_and_failed_one
     )
     assert best_names(rows, "accuracy", 2) == {"low", "high"}
     assert best_names(rows, "accuracy", 10) == {"low", "high", "stopped"}
+
+
+def test_the_best_preset_keeps_its_adapter_among_better_trials() -> None:
+    presets = [
+        dataclasses.replace(row(name, "completed", accuracy), seed_point=name)
+        for name, accuracy in (("config_1_baseline", 0.3), ("config_2_low_rank", 0.2))
+    ]
+    rows = (*presets, *(row(name, "completed", value) for name, value in (("a", 0.5), ("b", 0.6), ("c", 0.4))))
+    assert best_names(rows, "accuracy", 3) == {"a", "b", "config_1_baseline"}
+    assert best_names(rows, "accuracy", 1) == {"b"}
+    assert best_names(rows, "accuracy", 4) == {"a", "b", "c", "config_1_baseline"}
+    own = (dataclasses.replace(row("mine", "completed", 0.1), seed_point="mine"), *rows)
+    assert best_names(own, "accuracy", 3) == {"a", "b", "config_1_baseline"}
 
 
 def test_an_ended_trial_keeps_its_record_and_only_a_needed_adapter(tmp_path: Path) -> None:

@@ -6,16 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+TWO_TRIALS = (("explored_1", 0.5, True), ("config_2_low_rank", 0.25, False))
 
-def make_results(folder: Path, model: str, *, moved: float = 0.0) -> Path:
-    """Make a results folder with a search `x` of two trials that share one adapter; return it.
+
+def make_results(
+    folder: Path, model: str, *, moved: float = 0.0, trials: tuple[tuple[str, float, bool], ...] = TWO_TRIALS
+) -> Path:
+    """Make a results folder with a search `x` of trials that share one adapter; return it.
 
     Args:
         folder: An empty folder.
         model: Folder of the base model, or "demo".
         moved: Standard deviation of the adapter's B matrices; 0.0 leaves it untrained.
+        trials: Each trial's name, validation accuracy, and whether it shuffled options.
     """
     from mlflow import MlflowClient
+
+    from medqa.presets import PRESETS
 
     record_folder = _make_record(folder, model, moved)
     results = folder / "results"
@@ -25,11 +32,12 @@ def make_results(folder: Path, model: str, *, moved: float = 0.0) -> Path:
     experiment = client.create_experiment("medqa", artifact_location=(results / "artifacts").as_uri())
     parent = client.create_run(experiment, tags={"role": "search", "search": "x"}).info.run_id
     shared = {"role": "trial", "search": "x", "state": "completed", "mlflow.parentRunId": parent}
-    for name, seed_point, accuracy in (("explored_1", "", 0.5), ("config_2_low_rank", "config_2_low_rank", 0.25)):
+    for name, accuracy, shuffled in trials:
+        seed_point = name if name in PRESETS else ""
         trial = client.create_run(experiment, tags={**shared, "seed_point": seed_point}, run_name=name).info.run_id
         client.log_metric(trial, "best_accuracy", accuracy)
         client.log_metric(trial, "best_answer_nll", 1.4)
-        client.log_param(trial, "shuffle_options", str(name == "explored_1"))
+        client.log_param(trial, "shuffle_options", str(shuffled))
         client.log_artifacts(trial, str(record_folder))
     return results
 

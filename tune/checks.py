@@ -170,7 +170,7 @@ def _ask(
         except GetTimeoutError:
             answers.append(f"no answer within {_NODE_SECONDS:.0f} s")
         except RayError as error:
-            answers.append(str(error).strip().splitlines()[-1])
+            answers.append((str(error).strip().splitlines() or [type(error).__name__])[-1])
     return answers
 
 

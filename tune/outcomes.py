@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from medqa.config import TrialConfig
+from medqa.presets import PRESETS
 from medqa.record import read_json, write_json
 from medqa.selection import Metric, best_first
 from tune.failures import FailureClass
@@ -78,7 +79,13 @@ class Outcomes:
 
 
 def best_names(rows: tuple[TrialOutcome, ...], metric: Metric, count: int) -> frozenset[str]:
-    """Return the best trials that have not failed: completed ones before stopped ones."""
+    """Return the best trials that have not failed: completed ones before stopped ones.
+
+    The best preset is always one of them where there are two or more: the final evaluation compares the winner with it.
+    """
     states = ("completed", "stopped")
     ranked = [row for state in states for row in best_first((row for row in rows if row.state == state), metric)]
+    presets = [row for row in ranked if row.seed_point in PRESETS]
+    if count > 1 and presets and presets[0] not in ranked[:count]:
+        ranked = [*ranked[: count - 1], presets[0]]
     return frozenset(row.name for row in ranked[:count])

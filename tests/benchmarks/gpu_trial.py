@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import medqa  # noqa: F401  # before torch, whose allocator it sets
+
 if TYPE_CHECKING:
     from gpu_probe import Bench
 
@@ -57,8 +59,6 @@ def main() -> int:
         print(markdown(read_json(arguments.out)))
         return 0
     import torch
-
-    import medqa  # noqa: F401  # before torch, whose allocator it sets
 
     if not torch.cuda.is_available():
         print("No GPU is found: nothing is measured.")

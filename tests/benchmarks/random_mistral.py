@@ -21,6 +21,7 @@ SHAPE_7B = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 32768,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "sliding_window": None,
 }
 SHAPE_TINY = {
     "hidden_size": 64,
