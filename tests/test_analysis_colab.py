@@ -72,4 +72,6 @@ def test_the_notebook_runs_from_top_to_bottom_and_its_search_a_second_time_runs_
     assert starts == [1, 1]
     assert not list(storage.rglob("*.db")), "databases are worked on elsewhere"
     port = said(server).strip().rpartition(":")[2]
-    assert not [process for process in psutil.process_iter(["cmdline"]) if port in (process.info["cmdline"] or [])]
+    ending = [process for process in psutil.process_iter(["cmdline"]) if port in (process.info["cmdline"] or [])]
+    _, left = psutil.wait_procs(ending, timeout=60)
+    assert not left, "the notebook's end ends its server"
