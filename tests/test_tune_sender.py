@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INTERNAL_ERROR,
@@ -16,8 +18,9 @@ from mlflow.protos.databricks_pb2 import (
 )
 from mlflow_fakes import TRIAL, artifacts, evaluation, new_record, new_tracking, outcome, runs
 
-from tune.outbox import Record
-from tune.sender import Sender, is_refusal
+from tune.failures import says_disk_full
+from tune.outbox import Record, first_line
+from tune.sender import Sender, is_refusal, new_client
 from tune.tracking import METRICS
 
 
@@ -94,3 +97,24 @@ def test_two_searches_of_one_name_on_one_server_have_runs_of_their_own(tmp_path:
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("medqa").experiment_id])
     assert sorted(run.info.run_name for run in found) == ["trial_007", "trial_007", "x", "x"]
+
+
+def test_a_full_disk_under_mlflows_database_is_said_in_the_one_line(tmp_path: Path) -> None:
+    client = new_client(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("full", artifact_location=str(tmp_path))
+    run_id = client.create_run(experiment).info.run_id
+    engine = client._tracking_client.store.engine
+    sqlalchemy.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 1"))
+    engine.dispose()
+    long, metrics = "x" * 4000, [Metric(str(number), 1.0, 1, 1) for number in range(500)]
+    errors = []
+    for write in (
+        lambda: client.create_run(experiment, tags={"long": long}),
+        lambda: client.log_batch(run_id, metrics=metrics, tags=[RunTag("long", long)]),
+        lambda: client.set_tag(run_id, "long", long),
+    ):
+        with pytest.raises(MlflowException) as raised:
+            write()
+        errors.append(raised.value)
+    assert all(says_disk_full(first_line(error)) for error in errors), errors
+    assert not all(says_disk_full(str(error).splitlines()[0]) for error in errors), "none had a line before it"

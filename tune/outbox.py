@@ -19,6 +19,8 @@ Record = dict[str, Any]
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 10.0
 _LONGEST_REASON = 200
+_NOTE_BEFORE = "(raised as a result of "
+"""How SQLAlchemy begins a line of its own before the database's."""
 _NEWS_SECONDS = 10.0
 """How long one waits without a word."""
 
@@ -122,10 +124,14 @@ class Outbox:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, in one line; of a long chain around an error of the system, that error."""
-    system_error = re.search(r"\[Errno \d+\] ([\w ]+)", str(error))
-    text = system_error[1] if system_error else (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text[:_LONGEST_REASON]
+    """Return what an error says, in one line.
+
+    Of a long chain around an error of the system that error, and of a database's what SQLAlchemy's note stands before.
+    """
+    if system_error := re.search(r"\[Errno \d+\] ([\w ]+)", str(error)):
+        return system_error[1][:_LONGEST_REASON]
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(_NOTE_BEFORE)]
+    return (lines[0].strip() if lines else type(error).__name__)[:_LONGEST_REASON]
 
 
 def _read(file: Path) -> list[Record]:
