@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from medqa.fused_layers import logits_at
 from medqa.packing import pack
 
 Layers = dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -90,5 +91,4 @@ def _logits(
     device = model.get_input_embeddings().weight.device
     row = {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in packed.items()}
     ends_B = torch.tensor([*itertools.accumulate(map(len, sequences))], device=device) - 1
-    logits_BV: torch.Tensor = model(**row, look_back=look_back, logits_to_keep=ends_B, use_cache=False).logits[0]
-    return logits_BV
+    return logits_at(model, row | {"look_back": look_back}, ends_B)

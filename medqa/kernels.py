@@ -37,6 +37,8 @@ class Rows:
     """Where each sequence starts, its beginning included, and the last ends, (B + 1); None: as `starts`."""
     longest_looked_on: int = 0
     """Tokens of the longest sequence with its beginning; 0: T."""
+    read_at_P: torch.Tensor | None = None
+    """Places of the row, each once, after which alone the last layer's output is wanted; None: after all."""
 
 
 def require_window(config: Any, longest: int) -> None:
@@ -65,6 +67,7 @@ def rows_of(row: Mapping[str, Any], position_embeddings: Any = (None, None)) -> 
         look_back,
         row["cu_seq_lens_k"] if goes_on else None,
         row["max_length_k"] if goes_on else 0,
+        row.get("read_at"),
     )
 
 

@@ -154,7 +154,7 @@ def read_plan(run_dir: Path) -> MemoryPlan:
     return MemoryPlan(**read_json(run_dir / TRAINING_SUMMARY)["memory"])
 
 
-def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a new folder, then put it in the place of the old one."""
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     recover_folder(folder)

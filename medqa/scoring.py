@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from medqa.course import IGNORED
 from medqa.errors import DataError
+from medqa.fused_layers import logits_at
 from medqa.memory import halving_batches
 from medqa.packing import batches, pack, packed_attention
 from medqa.prediction import Prediction, Scores
@@ -118,7 +119,7 @@ def _forward(model: Any, batch: Sequence[Encoded], letter_ids: list[int], with_l
         nll_sum = _nll_sum(logits_NV[:-1], targets_N[1:])
         logits_BV, tokens = logits_NV[ends_B], len(targets_N) - len(batch)
     else:
-        logits_BV = model(**row, logits_to_keep=ends_B, use_cache=False).logits[0]
+        logits_BV = logits_at(model, row, ends_B)
         nll_sum, tokens = torch.zeros((), device=device), 1
     log_probabilities_BV = torch.log_softmax(logits_BV.double(), dim=-1)
     return _Read(log_probabilities_BV[:, letter_ids], log_probabilities_BV.argmax(-1), nll_sum, tokens)

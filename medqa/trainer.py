@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from medqa.metrics import study_results
 from medqa.model import BaseModel
 from medqa.prediction import Scores
 from medqa.questions import Question, QuestionSet
+from medqa.saving import meanwhile
 from medqa.scoring import score_questions
 from medqa.speedups import Speedups
 
@@ -124,7 +126,7 @@ class LetterTrainer(SFTTrainer):
         positions_P = inputs.pop("predicting_positions", None)
         if self.trial.fused:
             del inputs["labels"]
-            log_probabilities_P = _log_probabilities(model.get_base_model(), inputs, positions_P)
+            log_probabilities_P = log_probabilities(model.get_base_model(), inputs, positions_P)
             return -(log_probabilities_P * weights_BT[0, positions_P + 1]).sum() / num_items_in_batch
         outputs = model(**inputs, use_cache=False, fused_lm_head=True)
         return -(outputs.log_probs * weights_BT[:, 1:]).sum() / num_items_in_batch
@@ -146,11 +148,12 @@ class LetterTrainer(SFTTrainer):
         """Score the sample, keep the adapter if it is the best, and at the end score the kept one on all questions."""
         validation = self.trial.questions.validation
         sample = evaluation_sample(validation, self.trial.config.eval_questions)
-        scores = self._score(sample, with_lm_loss=True)
+        with meanwhile(self._save_ahead):
+            scores = self._score(sample, with_lm_loss=True)
         row = self._row(scores, self.state.log_history[-1])
         self.watch.evaluated(row["step"], row["train_loss"], row["answer_nll"])
         if row["best_step"] == row["step"]:
-            record.replace_folder(self.trial.run_dir / record.ADAPTER, self._save_adapter)
+            record.replace_folder(self.trial.run_dir / record.ADAPTER, (self._ahead / record.ADAPTER).rename)
             self._keep_answers(scores, sample)
         if row["finished"] and len(sample) < len(validation):
             row |= self._score_kept(sample, is_loaded=row["best_step"] == row["step"])
@@ -158,6 +161,24 @@ class LetterTrainer(SFTTrainer):
         self.control.should_training_stop |= row["finished"]
         self.control.should_evaluate = False  # it is done: the trainer looks again at the end of its epoch
         return {"eval_accuracy": scores.accuracy}
+
+    @property
+    def _ahead(self) -> Path:
+        """Folder of what is saved before it is known whether and where it is needed; goes with the state."""
+        return self.trial.run_dir / record.STATE / "ahead"
+
+    def _save_ahead(self) -> None:
+        """Save the adapter and, if a step is left, the state of what trains it; neither changes in an evaluation."""
+        shutil.rmtree(self._ahead, ignore_errors=True)
+        self._save_adapter(self._ahead / record.ADAPTER)
+        if self.state.global_step < self.state.max_steps:
+            (self._ahead / record.STATE).mkdir()
+            super()._save_optimizer_and_scheduler(str(self._ahead / record.STATE))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Take what `_save_ahead` has saved."""
+        for file in (self._ahead / record.STATE).iterdir():
+            file.rename(Path(output_dir) / file.name)
 
     def _score(self, questions: Sequence[Question], with_lm_loss: bool = False) -> Scores:
         encoder = self.trial.base.encoder
@@ -217,7 +238,7 @@ class LetterTrainer(SFTTrainer):
         if row["best_step"] == row["step"]:
             record.link_folder(self.trial.run_dir / record.ADAPTER, folder)
         else:
-            self._save_adapter(folder)
+            (self._ahead / record.ADAPTER).rename(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save what a restart needs, then tell the caller; a finished trial needs nothing."""
@@ -225,6 +246,7 @@ class LetterTrainer(SFTTrainer):
         if not row["finished"]:
             checkpoint.make_room(self.trial.run_dir, row["step"])
             super()._save_checkpoint(model, trial)
+            shutil.rmtree(self._ahead)
         left_out = len(self.trial.course.left_out)
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
         record.write_summary(self.trial.run_dir, self.trial.name, self.log_rows, left_out, self.plan, gpu)
@@ -234,13 +256,16 @@ class LetterTrainer(SFTTrainer):
         self.trial.on_eval(Evaluation(**row))
 
 
-def _log_probabilities(model: Any, row: dict[str, Any], positions_P: torch.Tensor) -> torch.Tensor:
-    """Return what a packed row's model says of the tokens after the given places (P), fp32.
+def log_probabilities(model: Any, row: dict[str, Any], positions_P: torch.Tensor) -> torch.Tensor:
+    """Return what a packed row's fused model says of the tokens after the given places (P), fp32.
 
     TRL's head does the same for the labels that it finds on the GPU, for whose number the host waits.
     """
-    hidden_NU = model.model(**row, use_cache=False).last_hidden_state[0]
-    hidden_PU, targets_P = hidden_NU.index_select(0, positions_P), row["input_ids"][0, positions_P + 1]
+    targets_P = row["input_ids"][0, positions_P + 1]
+    if 2 * len(positions_P) < row["input_ids"].shape[1]:  # of many places a copy costs more than it saves
+        hidden_PU = model.model(**row, read_at=positions_P, use_cache=False).last_hidden_state[0]
+    else:
+        hidden_PU = model.model(**row, use_cache=False).last_hidden_state[0].index_select(0, positions_P)
     head = model.get_output_embeddings()
     result: torch.Tensor = ChunkedLogProbFunction.apply(
         hidden_PU, head.weight, head.bias, targets_P, 1.0, _HEAD_VOCABULARY, None, 1.0, ()

@@ -39,6 +39,8 @@ class Sizes:
     short_trials: int = 20
     few_questions: int = 16
     """Validation questions of the trials in which scoring is not what is measured."""
+    sample_questions: int = 300
+    """Validation questions of a trial whose evaluations take as long as a search's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,10 +84,14 @@ class Bench:
         self.sizes = sizes or Sizes()
         self.data, self.work = data, work
         self.questions = load_search_questions(data)
-        folder = work / "few_validation_questions"
+        self.task = self._task(model, self.sizes.few_questions)
+        self.sample_task = self._task(model, self.sizes.sample_questions)
+
+    def _task(self, model: str, validation_questions: int) -> Task:
+        folder = self.work / f"{validation_questions}_validation_questions"
         _write(folder / "train.jsonl", self.questions.train)
-        _write(folder / "validation.jsonl", self.questions.validation[: self.sizes.few_questions])
-        self.task = Task(model=model, data=str(folder))
+        _write(folder / "validation.jsonl", self.questions.validation[:validation_questions])
+        return Task(model=model, data=str(folder))
 
     def warm_up(self) -> None:
         """Run the process's first trial if there was none: it loads the base and compiles kernels."""
