@@ -36,18 +36,15 @@ class LookBack:
     """What a layer's attention does with the keys and values of a packed row beside using them."""
 
     layers: Layers = field(default_factory=dict)
-    tokens_K: torch.Tensor | None = None
-    """Of the beginnings' tokens and the row's own after them, those that each sequence looks on, in turn; None for the
-    row of the beginnings, which is remembered."""
+    """Of the beginnings: to be filled by their own row, to stand before the row of what follows."""
 
     def extend(self, layer: int, key_NHD: torch.Tensor, value_NHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and values to look on, (K, H, D), and remember those of beginnings."""
-        if self.tokens_K is None:
+        """Return the keys and values to look on: the row's own behind those of beginnings, which are remembered."""
+        if layer not in self.layers:
             self.layers[layer] = key_NHD, value_NHD
             return key_NHD, value_NHD
         known_key, known_value = self.layers[layer]
-        key_KHD = torch.cat([known_key, key_NHD]).index_select(0, self.tokens_K)
-        return key_KHD, torch.cat([known_value, value_NHD]).index_select(0, self.tokens_K)
+        return torch.cat([known_key, key_NHD]), torch.cat([known_value, value_NHD])
 
 
 def read_beginnings(model: Any, sequences: Sequence[Sequence[int]]) -> Beginnings:
@@ -81,8 +78,8 @@ def follow(
     row["position_ids"] = row["position_ids"] + before_N
     row["cu_seq_lens_k"] = torch.tensor([0, *itertools.accumulate(whole)], dtype=torch.int32)
     row["max_length_k"] = max(whole)
-    tokens_K = torch.cat(looked_on).to(model.get_input_embeddings().weight.device)
-    return _logits(model, sequences, LookBack(layers=beginnings.layers, tokens_K=tokens_K), row)
+    row["looked_on"] = torch.cat(looked_on)
+    return _logits(model, sequences, LookBack(layers=beginnings.layers), row)
 
 
 def _logits(

@@ -97,19 +97,32 @@ def _in_order(
 
 
 def collate(
-    examples: Sequence[dict[str, Any]], pad_token_id: int, question_loss_weight: float, packed: bool
+    examples: Sequence[dict[str, Any]],
+    pad_token_id: int,
+    question_loss_weight: float,
+    packed: bool,
+    share_beginning: bool = False,
 ) -> dict[str, Any]:
     """Put examples into one packed row (1, N), or pad them on the right into rows (B, T).
 
+    Args:
+        examples: Rows of `to_dataset`.
+        pad_token_id: Of the tokenizer.
+        question_loss_weight: Of a prompt's token.
+        packed: Whether they lie in one row.
+        share_beginning: Whether the tokens with which all begin lie in the packed row once; with dropout each example
+            would draw its own.
+
     Returns:
         What the model takes, labels (IGNORED where the weight is 0) and loss_weights: 1 on the answer's tokens,
-        `question_loss_weight` on the prompt's, 0 on padding and on each first token, which nothing predicts. A packed
-        row has predicting_positions too: (P) places whose next token has a weight, so that a GPU need not be asked.
+        `question_loss_weight` on the prompt's, 0 on padding and on each first token, which nothing predicts; on a token
+        that lies there once, the sum of all examples' weights. A packed row has predicting_positions too: (P) places
+        whose next token has a weight, so that a GPU need not be asked.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from medqa.packing import pack
+    from medqa.packing import pack, shared_tokens
 
     sequences = [torch.as_tensor(example["input_ids"]) for example in examples]
     weights = []
@@ -119,8 +132,15 @@ def collate(
         weights_T[0] = 0.0
         weights.append(weights_T)
     if packed:
-        batch = pack(sequences)
-        weights_BT = torch.cat(weights)[None]
+        prompts = min(example["prompt_length"] for example in examples)
+        ids = [example["input_ids"] for example in examples]
+        shared = shared_tokens(ids, at_most=prompts - 1) if share_beginning else 0
+        batch = pack(sequences, shared)
+        first, *others = weights
+        first[1 : shared + 1] *= len(weights)
+        for weights_T in others:
+            weights_T[shared] = 0.0
+        weights_BT = torch.cat([first, *(weights_T[shared:] for weights_T in others)])[None]
         batch["predicting_positions"] = weights_BT[0, 1:].nonzero()[:, 0]
     else:
         ids_BT = pad_sequence(sequences, batch_first=True, padding_value=pad_token_id)

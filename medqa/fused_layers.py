@@ -124,10 +124,11 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient_1PU: torch.Tensor) -> Any:
-        """Return the gradient of the layer's input."""
+        """Return the gradient of the layer's input where it is asked for: not of the first layer's, the embeddings."""
         saved = iter(ctx.saved_tensors)
         kept = [[next(saved) for _ in range(size)] for size in ctx.sizes]
-        return ctx.layer.backward(gradient_1PU[0], kept, ctx.rows)[None], None, None, None
+        of_input_NU = ctx.layer.backward(gradient_1PU[0], kept, ctx.rows, ctx.needs_input_grad[0])
+        return None if of_input_NU is None else of_input_NU[None], None, None, None
 
 
 class _FusedLayer:
@@ -161,8 +162,10 @@ class _FusedLayer:
         kept = [of_attention, state, of_mlp, kept_qkv, kept_output, kept_gate_up, kept_down]
         return mlp_PU.add_(middle_PU), kept
 
-    def backward(self, gradient_PU: torch.Tensor, kept: list[list[torch.Tensor]], rows: Rows) -> torch.Tensor:
-        """Add the adapter's gradients and return the input's."""
+    def backward(
+        self, gradient_PU: torch.Tensor, kept: list[list[torch.Tensor]], rows: Rows, of_input: bool = True
+    ) -> torch.Tensor | None:
+        """Add the adapter's gradients and return the input's, if that is asked for."""
         of_attention, state, of_mlp, kept_qkv, kept_output, kept_gate_up, kept_down = kept
         middle_PU, middle_factor_P1, middle_normed_PU, gate_PF, up_PF, product_PF = of_mlp
         of_product_PF = self.down.backward(product_PF, kept_down, [gradient_PU])
@@ -180,7 +183,9 @@ class _FusedLayer:
         )
         of_query, of_key = kernels.rotate_back(of_query, of_key, rows)
         of_projected = [part.flatten(1) for part in (of_query, of_key, of_value)]
-        of_normed_NU = self.query_key_value.backward(normed_NU, kept_qkv, of_projected)
+        of_normed_NU = self.query_key_value.backward(normed_NU, kept_qkv, of_projected, of_input)
+        if not of_input:
+            return None
         of_hidden_NU = _norm_gradient(of_normed_NU, hidden_NU, factor_N1, self.norms[0])
         return of_hidden_NU.add_(_from(places_P, of_middle_PU, hidden_NU))
 

@@ -132,15 +132,20 @@ class Projections:
         return outputs, [reduced_NS, *masks]
 
     def backward(
-        self, rows_NI: torch.Tensor, kept: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+        self,
+        rows_NI: torch.Tensor,
+        kept: Sequence[torch.Tensor],
+        gradients: Sequence[torch.Tensor],
+        of_input: bool = True,
     ) -> torch.Tensor:
-        """Add the factors' gradients to the adapter's and return the input's."""
+        """Add the factors' gradients to the adapter's and return the input's, without `of_input` a part of it."""
         if self.adapter is None:
             of_rows_NI = torch.zeros_like(rows_NI)
         else:
             of_rows_NI = self._through_factors(self.adapter, rows_NI, kept, gradients)
-        for frozen, gradient_NO in zip(self.frozen, gradients, strict=True):
-            of_rows_NI.addmm_(gradient_NO, _weight(frozen, rows_NI))
+        if of_input:
+            for frozen, gradient_NO in zip(self.frozen, gradients, strict=True):
+                of_rows_NI.addmm_(gradient_NO, _weight(frozen, rows_NI))
         return of_rows_NI
 
     def _reduce(self, rows_NI: torch.Tensor, first_SI: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -33,8 +33,10 @@ class Rows:
     """T."""
     look_back: Any = None
     """`medqa.beginnings.LookBack` where the sequences go on from beginnings that were computed before, or are such."""
+    looked_on_K: torch.Tensor | None = None
+    """Of the tokens there are, those that each sequence looks on, in turn; None: its own."""
     starts_looked_on: torch.Tensor | None = None
-    """Where each sequence starts, its beginning included, and the last ends, (B + 1); None: as `starts`."""
+    """Where each sequence starts among these, and the last ends, (B + 1); None: as `starts`."""
     longest_looked_on: int = 0
     """Tokens of the longest sequence with its beginning; 0: T."""
     read_at_P: torch.Tensor | None = None
@@ -56,17 +58,17 @@ def require_window(config: Any, longest: int) -> None:
 
 def rows_of(row: Mapping[str, Any], position_embeddings: Any = (None, None)) -> Rows:
     """Return what the arguments that a model got for a packed row say of it; see `medqa.packing.pack`."""
-    look_back = row.get("look_back")
-    goes_on = look_back is not None and look_back.tokens_K is not None
+    looked_on_K = row.get("looked_on")
     cosines, sines = position_embeddings
     return Rows(
         cosines,
         sines,
         row["cu_seq_lens_q"],
         row["max_length_q"],
-        look_back,
-        row["cu_seq_lens_k"] if goes_on else None,
-        row["max_length_k"] if goes_on else 0,
+        row.get("look_back"),
+        looked_on_K,
+        None if looked_on_K is None else row["cu_seq_lens_k"],
+        0 if looked_on_K is None else row["max_length_k"],
         row.get("read_at"),
     )
 
@@ -159,23 +161,19 @@ def attend(
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return causal attention within each sequence, (N, H, D), and what its gradient needs beside its inputs.
 
-    There is no gradient for sequences that go on from beginnings.
+    There is no gradient for sequences that go on from beginnings that were computed before.
     """
     if rows.look_back is not None:
         key_NHD, value_NHD = rows.look_back.extend(layer, key_NHD, value_NHD)
+    key_KHD, value_KHD = _looked_on(key_NHD, rows), _looked_on(value_NHD, rows)
     if not in_flash_kernel(query_NHD):
-        return padded_attention(query_NHD, key_NHD, value_NHD, rows, scaling), []
-    starts, longest = rows.starts, rows.longest
-    of_keys = starts if rows.starts_looked_on is None else rows.starts_looked_on
+        return padded_attention(query_NHD, key_KHD, value_KHD, rows, scaling), []
     # the public varlen_attn of torch 2.10 and 2.11 refuses grouped heads, which this kernel of theirs takes
     attended_NHD, *state = torch.ops.aten._flash_attention_forward(
         query_NHD,
-        key_NHD,
-        value_NHD,
-        starts,
-        of_keys,
-        longest,
-        rows.longest_looked_on or longest,
+        key_KHD,
+        value_KHD,
+        *_bounds(rows),
         0.0,
         True,
         False,
@@ -193,27 +191,48 @@ def attend_gradients(
     scaling: float,
 ) -> Sequence[torch.Tensor]:
     """Return the gradients of query, key and value."""
+    query_NHD, key_NHD, value_NHD = inputs
+    key_KHD, value_KHD = _looked_on(key_NHD, rows), _looked_on(value_NHD, rows)
     if not state:
         again = functools.partial(padded_attention, rows=rows, scaling=scaling)
-        return _gradients(again, inputs, gradient_NHD)
-    log_sums, random_state, unused = state
-    longest, starts = rows.longest, rows.starts
-    result: Sequence[torch.Tensor] = torch.ops.aten._flash_attention_backward(
-        gradient_NHD,
-        *inputs,
-        attended_NHD,
-        log_sums,
-        starts,
-        starts,
-        longest,
-        longest,
-        0.0,
-        True,
-        random_state,
-        unused,
-        scale=scaling,
-    )
-    return result
+        of_query, of_key, of_value = _gradients(again, [query_NHD, key_KHD, value_KHD], gradient_NHD)
+    else:
+        log_sums, random_state, unused = state
+        of_query, of_key, of_value = torch.ops.aten._flash_attention_backward(
+            gradient_NHD,
+            query_NHD,
+            key_KHD,
+            value_KHD,
+            attended_NHD,
+            log_sums,
+            *_bounds(rows),
+            0.0,
+            True,
+            random_state,
+            unused,
+            scale=scaling,
+        )
+    tokens = len(query_NHD)
+    return of_query, _of_looked_on(of_key, rows, tokens), _of_looked_on(of_value, rows, tokens)
+
+
+def _bounds(rows: Rows) -> tuple[torch.Tensor, torch.Tensor, int, int]:
+    """Return where the queries' and the keys' sequences start, and the longest length of each."""
+    of_keys = rows.starts if rows.starts_looked_on is None else rows.starts_looked_on
+    return rows.starts, of_keys, rows.longest, rows.longest_looked_on or rows.longest
+
+
+def _looked_on(tensor_NHD: torch.Tensor, rows: Rows) -> torch.Tensor:
+    return tensor_NHD if rows.looked_on_K is None else tensor_NHD.index_select(0, rows.looked_on_K)
+
+
+def _of_looked_on(gradient_KHD: torch.Tensor, rows: Rows, tokens: int) -> torch.Tensor:
+    """Return the gradient (N, H, D) of what `_looked_on` took from; a token that was taken often gets all its parts."""
+    if rows.looked_on_K is None:
+        return gradient_KHD
+    # in fp32, since a sum in bf16 would be rounded at each part
+    sums_NHD = gradient_KHD.new_zeros((tokens, *gradient_KHD.shape[1:]), dtype=torch.float32)
+    return sums_NHD.index_add_(0, rows.looked_on_K, gradient_KHD.float()).to(gradient_KHD.dtype)
 
 
 def in_flash_kernel(query_NHD: torch.Tensor) -> bool:

@@ -108,6 +108,7 @@ class BaseModel:
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
             self.fuse()
+            _forget_optimizers()
             gc.collect()  # of the trainer's cycles; the memory stays with the process, for the next trial
 
 
@@ -174,6 +175,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _forget_optimizers() -> None:
+    """Let bitsandbytes forget the embeddings that transformers shows it for each 8-bit optimizer, each time anew."""
+    import bitsandbytes
+
+    bitsandbytes.optim.GlobalOptimManager.get_instance().initialize()
 
 
 def _keep_gradients_on_cpu(model: Any) -> None:

@@ -1,11 +1,16 @@
 """Sequences laid end to end in one row, so that no token of a batch is padding; attention stays within each.
 
-Shape letters: N tokens of all sequences, B sequences, H heads, D units of a head, T tokens of the longest sequence.
+Tokens with which all begin alike, as prompts do, can lie in the row once: causal attention gives them the same hidden
+states before whatever follows.
+
+Shape letters: N tokens of the row, K tokens that its sequences look on, B sequences, H heads, D units of a head, T
+tokens of the longest sequence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,29 +22,57 @@ from medqa.errors import ModelError
 from medqa.kernels import attend, require_window, rows_of
 
 _ATTENTION = "packed_rows"
+_FEWEST_SHARED = 8
+"""Tokens to have once: to look on fewer elsewhere costs as much as to compute them again."""
 _MOST_ROUNDING = 0.1
 """Relative distance of logits up to which two ways to the same numbers may part in bf16, some 0.01 a layer."""
 
 
-def pack(sequences: Sequence[torch.Tensor]) -> dict[str, Any]:
+def pack(sequences: Sequence[torch.Tensor], shared: int = 0) -> dict[str, Any]:
     """Return what a model takes for one packed row.
+
+    Args:
+        sequences: At least one token each beside the shared ones.
+        shared: First tokens that are the same in all; only the first sequence has them in the row.
 
     Returns:
         input_ids and position_ids (1, N), each sequence's positions starting at 0; where each sequence starts and the
-        last ends, (B + 1); and the longest length: under the names that transformers gives them.
+        last ends, in the row and among what is looked on, (B + 1); and the longest length of each: under the names that
+        transformers gives them. With shared tokens also looked_on: the places in the row that each sequence looks on,
+        in turn (K).
     """
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    starts = functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    longest = int(lengths.max())
-    positions_N = torch.cat([torch.arange(length) for length in lengths.tolist()])
-    return {
-        "input_ids": torch.cat(list(sequences))[None],
-        "position_ids": positions_N[None],
-        "cu_seq_lens_q": starts,
-        "cu_seq_lens_k": starts,
-        "max_length_q": longest,
-        "max_length_k": longest,
+    first, *others = sequences
+    kept = [first, *(sequence[shared:] for sequence in others)]
+    lengths, whole = torch.tensor([*map(len, kept)]), torch.tensor([*map(len, sequences)])
+    positions = [torch.arange(end - size, end) for size, end in zip(lengths.tolist(), whole.tolist(), strict=True)]
+    row = {
+        "input_ids": torch.cat(kept)[None],
+        "position_ids": torch.cat(positions)[None],
+        "cu_seq_lens_q": _starts(lengths),
+        "cu_seq_lens_k": _starts(whole),
+        "max_length_q": int(lengths.max()),
+        "max_length_k": int(whole.max()),
     }
+    if shared:
+        own = torch.arange(int(lengths.sum())).split(lengths.tolist())
+        row["looked_on"] = torch.cat([own[0], *(torch.cat([own[0][:shared], places]) for places in own[1:])])
+    return row
+
+
+def shared_tokens(sequences: Sequence[Sequence[int]], at_most: int) -> int:
+    """Return how many first tokens of all sequences a row should have once; 0 where it would not pay.
+
+    It is one less than they share, so that one token follows each that lies there once, the same in all sequences.
+    """
+    if len(sequences) < 2:
+        return 0
+    alike = itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False))
+    shared = min(sum(1 for _ in alike) - 1, at_most)
+    return shared if shared >= _FEWEST_SHARED else 0
+
+
+def _starts(lengths: torch.Tensor) -> torch.Tensor:
+    return functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

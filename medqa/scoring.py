@@ -14,7 +14,7 @@ from medqa.course import IGNORED
 from medqa.errors import DataError
 from medqa.fused_layers import logits_at
 from medqa.memory import halving_batches
-from medqa.packing import batches, pack, packed_attention
+from medqa.packing import batches, pack, packed_attention, shared_tokens
 from medqa.prediction import Prediction, Scores
 from medqa.prompt import TRAINING_WORDING, Encoded, PromptEncoder
 from medqa.questions import Question
@@ -36,8 +36,8 @@ def score_questions(
 ) -> Scores:
     """Score questions by one forward pass each, in evaluation mode, restoring the model's mode after.
 
-    Questions lie end to end in packed rows and each is read at its own last prompt position. Where a pass runs out
-    of GPU memory, all is scored again with half the tokens.
+    Questions lie end to end in packed rows, with what all begin with once, and each is read at its own last prompt
+    position. Where a pass runs out of GPU memory, all is scored again with half the tokens.
 
     Raises:
         DataError: when there are no questions, or a prompt is longer than the model's positions; it is never cut.
@@ -108,16 +108,21 @@ class _Read:
 def _forward(model: Any, batch: Sequence[Encoded], letter_ids: list[int], with_lm_loss: bool) -> _Read:
     sequences = [torch.tensor(item.full_ids if with_lm_loss else item.prompt_ids) for item in batch]
     device = model.get_input_embeddings().weight.device
-    packed = pack(sequences)
+    prompts = [item.prompt_ids for item in batch]
+    shared = shared_tokens(prompts, at_most=min(map(len, prompts)) - 1)
+    packed = pack(sequences, shared)
     row = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in packed.items()}
-    starts = packed["cu_seq_lens_q"][:-1].long()
-    ends_B = (starts + torch.tensor([len(item.prompt_ids) - 1 for item in batch])).to(device)
+    bounds = packed["cu_seq_lens_q"].long()
+    answers_B = torch.tensor([*map(len, sequences)]) - torch.tensor([*map(len, prompts)])
+    starts_B, ends_B = bounds[:-1].to(device), (bounds[1:] - answers_B - 1).to(device)
     if with_lm_loss:
         logits_NV = model(**row, use_cache=False).logits[0]
         targets_N = row["input_ids"][0].clone()
-        targets_N[starts.to(device)] = IGNORED
+        targets_N[starts_B] = IGNORED
         nll_sum = _nll_sum(logits_NV[:-1], targets_N[1:])
-        logits_BV, tokens = logits_NV[ends_B], len(targets_N) - len(batch)
+        # what lies there once counts for each sequence
+        nll_sum += (len(batch) - 1) * _nll_sum(logits_NV[:shared], targets_N[1 : shared + 1])
+        logits_BV, tokens = logits_NV[ends_B], sum(map(len, sequences)) - len(batch)
     else:
         logits_BV = logits_at(model, row, ends_B)
         nll_sum, tokens = torch.zeros((), device=device), 1

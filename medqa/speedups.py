@@ -16,12 +16,14 @@ class Speedups:
     fused_layers: bool = True
     """Packed rows through `medqa.fused_layers` in bf16, instead of transformers' and PEFT's layers under autocast; and
     the loss at places that the host knows, instead of those that TRL's head looks for."""
+    shared_beginnings: bool = True
+    """The tokens with which all prompts begin computed once in a packed row, in fused layers without dropout."""
     keep_weights: bool = True
     """The NF4 weights worked out once where memory allows, instead of at each use."""
 
 
 ALL = Speedups()
-PLAIN = Speedups(packed_rows=False, fused_layers=False, keep_weights=False)
+PLAIN = Speedups(packed_rows=False, fused_layers=False, shared_beginnings=False, keep_weights=False)
 """The plain path: what TRL, PEFT and bitsandbytes do by themselves."""
 
 

@@ -58,6 +58,11 @@ class TrialSetup:
         """Whether the trial goes through `medqa.fused_layers`, which take packed rows only."""
         return self.speedups.packed_rows and self.speedups.fused_layers and can_fuse(self.base.model)
 
+    @property
+    def shares_beginnings(self) -> bool:
+        """Whether what all prompts of a micro-batch begin with is computed once."""
+        return self.fused and self.speedups.shared_beginnings and self.config.lora_dropout == 0
+
 
 class LetterTrainer(SFTTrainer):
     """SFTTrainer with a weighted loss, evaluation by answer letters, and one kept best adapter."""
@@ -174,6 +179,9 @@ class LetterTrainer(SFTTrainer):
         if self.state.global_step < self.state.max_steps:
             (self._ahead / record.STATE).mkdir()
             super()._save_optimizer_and_scheduler(str(self._ahead / record.STATE))
+        for path in self._ahead.rglob("*"):
+            if path.is_file():
+                record.flush_file(path)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Take what `_save_ahead` has saved."""

@@ -108,6 +108,7 @@ def _attempt(trial: TrialSetup, plan: MemoryPlan) -> str:
                     pad_token_id=base.tokenizer.pad_token_id,
                     question_loss_weight=config.question_loss_weight,
                     packed=trial.speedups.packed_rows,
+                    share_beginning=trial.shares_beginnings,
                 ),
             )
             trainer.begin(trial, plan, log)

@@ -19,6 +19,8 @@ from tiny_models import write_llama, write_qwen
 if TYPE_CHECKING:
     from object_store import Weather
 
+    from medqa.config import Task
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 DEFAULTS = ("MEDQA_RESULTS", "MLFLOW_TRACKING_URI")
@@ -52,6 +54,14 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-mistral")
     write_model(folder, SHAPE_TINY)
     return folder
+
+
+@pytest.fixture
+def task(tiny_mistral: Path, question_folder: Path) -> Task:
+    """The tiny Mistral and a few questions."""
+    from medqa.config import Task
+
+    return Task(model=str(tiny_mistral), data=str(question_folder))
 
 
 @pytest.fixture(scope="session")

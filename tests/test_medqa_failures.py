@@ -26,11 +26,6 @@ CONFIG = TrialConfig(
 REASON = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
-@pytest.fixture
-def task(tiny_mistral: Path, question_folder: Path) -> Task:
-    return Task(model=str(tiny_mistral), data=str(question_folder))
-
-
 def run(config: TrialConfig, task: Task, run_dir: Path) -> list[dict[str, Any]]:
     seen: list[Evaluation] = []
     train(config, task, run_dir, "a_trial", seen.append)

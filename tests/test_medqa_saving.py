@@ -61,11 +61,6 @@ def test_an_error_inside_passes_after_the_work_is_done() -> None:
     assert done == [1]
 
 
-@pytest.fixture
-def task(tiny_mistral: Path, question_folder: Path) -> Task:
-    return Task(model=str(tiny_mistral), data=str(question_folder))
-
-
 def test_what_is_saved_is_written_while_the_sample_is_scored(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +68,8 @@ def test_what_is_saved_is_written_while_the_sample_is_scored(
     saved: dict[str, threading.Event] = {"adapter": threading.Event(), "state": threading.Event()}
     save_adapter, score = LetterTrainer._save_adapter, LetterTrainer._score
     save_state = Trainer._save_optimizer_and_scheduler
-    sampled = []
+    sampled, flushed = [], []
+    flush = record.flush_file
 
     def then_tell(name: str, save: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
         def run(trainer: Any, folder: Any) -> None:
@@ -81,6 +77,11 @@ def test_what_is_saved_is_written_while_the_sample_is_scored(
             saved[name].set()
 
         return run
+
+    def flush_and_note(path: Path) -> None:
+        flush(path)
+        if threading.current_thread().name.startswith("saving"):
+            flushed.append(Path(path).name)
 
     def wait_and_score(trainer: Any, questions: Any, with_lm_loss: bool = False) -> Any:
         if with_lm_loss:
@@ -93,9 +94,12 @@ def test_what_is_saved_is_written_while_the_sample_is_scored(
     monkeypatch.setattr(LetterTrainer, "_save_adapter", then_tell("adapter", save_adapter))
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", then_tell("state", save_state))
     monkeypatch.setattr(LetterTrainer, "_score", wait_and_score)
+    monkeypatch.setattr(record, "flush_file", flush_and_note)
     train(CONFIG, task, tmp_path, "trial", lambda evaluation: None)
     assert len(sampled) > 2
     assert all(sampled)
+    assert flushed.count("adapter_model.safetensors") == len(sampled)
+    assert flushed.count("optimizer.pt") == len(sampled) - 1
 
 
 def test_at_each_evaluation_the_files_are_whole_and_at_the_end_none_is_left_over(task: Task, tmp_path: Path) -> None:

@@ -48,11 +48,6 @@ def numbers(rows: list[Evaluation]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(row) | {"seconds": 0} for row in rows]
 
 
-@pytest.fixture
-def task(tiny_mistral: Path, question_folder: Path) -> Task:
-    return Task(model=str(tiny_mistral), data=str(question_folder))
-
-
 @pytest.mark.parametrize("config", [CONFIG, ANSWER_ONLY], ids=["whole text", "answer only, shuffled"])
 def test_an_interrupted_trial_goes_on_to_the_same_adapter_bit_for_bit(
     config: TrialConfig, task: Task, tmp_path: Path

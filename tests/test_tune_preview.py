@@ -45,7 +45,8 @@ def test_its_speeds_are_those_of_the_benchmark() -> None:
 def test_a_trial_takes_its_examples_its_evaluations_and_the_pause_before_it(tmp_path: Path) -> None:
     config = TrialConfig(num_train_epochs=2, effective_batch_size=16, eval_every_steps=125)
     # 20,000 examples; ten evaluations of 300 questions, and the other 700 at the end
-    seconds = 20_000 / 61.3 + 3_700 / 154.7 + 2.6
+    seconds = 20_000 / preview.EXAMPLES_PER_SECOND + 3_700 / preview.QUESTIONS_PER_SECOND
+    seconds += preview.SECONDS_BETWEEN_TRIALS
     assert preview.hours(config, made(tmp_path), QUESTIONS) == pytest.approx(seconds / 3600)
 
 
