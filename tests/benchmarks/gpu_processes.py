@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ _SPLIT = 2
 _LONGEST_SECONDS = 150
 _STUDY_MICRO_BATCH = 4
 _STUDY_WARM_UP_STEPS = 2
-_TRIALS_PER_GPU = 4
+_TRIALS_PER_GPU = 6
 _STEPS_PER_TRIAL = 40
+_SAME_COST = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "effective_batch_size", "question_loss_weight")
+"""What decides the time of a step: held, so that two searches run trials of equal cost, whatever they propose."""
 
 
 def study(bench: Bench) -> dict[str, Any]:
@@ -41,16 +44,16 @@ def losses(bench: Bench) -> dict[str, Any]:
     bench.warm_up()
     steps = bench.sizes.loss_steps
     plain = _in_own_process("plain", bench, steps)
-    whole, split = (_loss_run(bench, steps, size).losses for size in (None, _SPLIT))
-    ours, noise = relative_differences(whole, plain["losses"]), relative_differences(split, whole)
+    whole, split = (_loss_run(bench, steps, size) for size in (None, _SPLIT))
+    ours, noise = relative_differences(whole.losses, plain["losses"]), relative_differences(split.losses, whole.losses)
     return {
         "steps": steps,
         "plain": {"largest": max(ours), "mean": sum(ours) / steps},
-        "split": {"largest": max(noise), "mean": sum(noise) / steps, "micro_batch_size": _SPLIT},
+        "split": {"largest": max(noise), "mean": sum(noise) / steps, "micro_batch_size": split.plan.micro_batch_size},
         "plain_tokens_per_second": plain["tokens_per_second"],
         "plain_losses": plain["losses"],
-        "our_losses": whole,
-        "split_losses": split,
+        "our_losses": whole.losses,
+        "split_losses": split.losses,
     }
 
 
@@ -139,37 +142,52 @@ def _texts(bench: Bench, encoder: Any, count: int, max_length: int) -> tuple[Any
 
 
 def searches(bench: Bench, gpus: int, gpus_per_trial: float = 1.0) -> dict[str, Any]:
-    """Run a search with `gpus` trials at a time and one with a single one; both have four short trials a GPU."""
-    one = _search(bench, "one", 1, gpus_per_trial)
-    many = _search(bench, "many", gpus, gpus_per_trial)
-    return {"gpus": gpus, "one_trials_per_hour": one, "many_trials_per_hour": many, "times": many / one}
+    """Run a search with a single trial at a time and one with `gpus`; both have six short trials a GPU.
+
+    Each trial trains 40 steps of 16 with the presets' dropout and loss, and is evaluated as a search's trials are.
+    """
+    one, many = (_search(bench, name, count, gpus_per_trial) for name, count in (("one", 1), ("many", gpus)))
+    speeds = [trials_per_hour(seen["ends_seconds"], count) for seen, count in ((one, 1), (many, gpus))]
+    return {
+        "gpus": gpus,
+        "one_trials_per_hour": speeds[0],
+        "many_trials_per_hour": speeds[1],
+        "times": speeds[1] / speeds[0],
+        "one": one,
+        "many": many,
+    }
 
 
-def _search(bench: Bench, name: str, concurrent: int, gpus_per_trial: float) -> float:
+def trials_per_hour(ends_seconds: Sequence[float], concurrent: int) -> float:
     """Return trials an hour from the end of the first ones, one a GPU, to the end of the last."""
-    batch = TrialConfig().effective_batch_size
+    return 3600 * (len(ends_seconds) - concurrent) / (ends_seconds[-1] - ends_seconds[concurrent - 1])
+
+
+def _search(bench: Bench, name: str, concurrent: int, gpus_per_trial: float) -> dict[str, Any]:
+    """Run a search, and return the seconds from its start to each trial's end, and those of each trial itself."""
+    same = dataclasses.asdict(TrialConfig())
+    held = {field: same[field] for field in _SAME_COST} | {"eval_every_steps": _STEPS_PER_TRIAL}
+    held["num_train_epochs"] = _STEPS_PER_TRIAL * same["effective_batch_size"] / len(bench.questions.train)
     command = [sys.executable, str(ROOT / "tune" / "search.py"), "--name", name, "--results", str(bench.work)]
-    command += ["--model", bench.task.model, "--data", bench.task.data]
+    command += ["--model", bench.sample_task.model, "--data", bench.sample_task.data]
     command += ["--max-trials", str(_TRIALS_PER_GPU * concurrent), "--concurrent", str(concurrent)]
-    command += ["--gpus-per-trial", str(gpus_per_trial), "--set", f"eval_every_steps={_STEPS_PER_TRIAL}"]
-    # batches of one size make courses of one length
-    command += ["--set", f"effective_batch_size={batch}"]
-    command += ["--set", f"num_train_epochs={_STEPS_PER_TRIAL * batch / len(bench.questions.train)}"]
+    command += ["--gpus-per-trial", str(gpus_per_trial)]
+    command += [part for field, value in held.items() for part in ("--set", f"{field}={value}")]
     ends: list[float] = []
+    began = time.perf_counter()
     with subprocess.Popen(command) as process:
         while process.poll() is None:
-            ended = _ended(bench.work / name)
-            ends += [time.perf_counter()] * (ended - len(ends))
+            ends += [time.perf_counter() - began] * (len(_outcomes(bench.work / name)) - len(ends))
             time.sleep(0.1)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    ends += [time.perf_counter()] * (_ended(bench.work / name) - len(ends))
-    return 3600 * (len(ends) - concurrent) / (ends[-1] - ends[concurrent - 1])
+    return {"ends_seconds": ends, "trial_seconds": [row["seconds"] for row in _outcomes(bench.work / name)]}
 
 
-def _ended(folder: Path) -> int:
+def _outcomes(folder: Path) -> list[dict[str, Any]]:
     file = folder / "outcomes.json"
-    return len(record.read_json(file)) if file.exists() else 0
+    rows: list[dict[str, Any]] = record.read_json(file) if file.exists() else []
+    return rows
 
 
 def _in_own_process(name: str, bench: Bench, steps: int) -> dict[str, Any]:

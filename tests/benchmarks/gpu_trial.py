@@ -2,7 +2,7 @@
 
 python tests/benchmarks/gpu_trial.py --data FOLDER                       # all parts, under nine minutes on an H200
 python tests/benchmarks/gpu_trial.py --data FOLDER --only training scoring
-python tests/benchmarks/gpu_trial.py --data FOLDER --gpus 8              # whole searches on eight GPUs and on one
+python tests/benchmarks/gpu_trial.py --data FOLDER --gpus 4              # whole searches on four GPUs and on one
 python tests/benchmarks/gpu_trial.py --render                            # the table of the last results, as Markdown
 
 Speed does not depend on the weights' values. Goals are for texts of 289 tokens, so that tokens a second count.
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PARTS = ("training", "scoring", "turnaround", "losses", "study", "memory", "growth")
 RESULTS = Path(__file__).with_name("results") / "gpu_trial.json"
+SEARCHES = RESULTS.with_name("gpu_searches.json")
+"""Of several GPUs, which are another machine than that of the one."""
 _STANDING_MODEL = Path("/dev/shm/random-mistral-7b")
 
 
@@ -37,7 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--data", metavar="FOLDER", help="questions: a local folder of train and validation files")
     add("--model", type=Path, default=_STANDING_MODEL, help=f"made where absent (default: {_STANDING_MODEL})")
-    add("--out", type=Path, default=RESULTS, metavar="FILE", help=f"results as JSON (default: {RESULTS.name})")
+    add("--out", type=Path, metavar="FILE", help=f"results as JSON (default: {RESULTS.name}, or {SEARCHES.name})")
     add("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}; the others' results stay")
     add("--gpus", type=int, metavar="N", help="measure whole searches with N trials at a time, and nothing else")
     add("--minutes", type=float, default=8.0, help="no part is begun after that (default: 8)")
@@ -45,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.render and not arguments.data:
         parser.error("--data is needed: a folder of question files")
+    arguments.out = arguments.out or (SEARCHES if arguments.gpus else RESULTS)
     return arguments
 
 
@@ -63,6 +66,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("No GPU is found: nothing is measured.")
         return 0
+    if (arguments.gpus or 1) > torch.cuda.device_count():
+        print(f"--gpus {arguments.gpus}: this machine has {torch.cuda.device_count()}", file=sys.stderr)
+        return 2
     make_model(arguments.model)
     wanted = arguments.only or ([] if arguments.gpus else PARTS)
     with tempfile.TemporaryDirectory() as work:
