@@ -8,7 +8,7 @@ import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medqa.config import Task, TrialConfig
 from medqa.errors import ModelError
@@ -16,6 +16,9 @@ from medqa.memory import free_memory
 from medqa.model_files import QUANTIZATION, fingerprint, first_line, resolve_model
 from medqa.prompt import PromptEncoder
 from medqa.quiet import silence_libraries
+
+if TYPE_CHECKING:
+    import torch
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_PROJECTIONS = (*ATTENTION_PROJECTIONS, "gate_proj", "up_proj", "down_proj")
@@ -140,7 +143,8 @@ def _load_base(task: Task) -> BaseModel:
 
     silence_libraries()
     folder = resolve_model(task)
-    quantization = BitsAndBytesConfig(bnb_4bit_compute_dtype=torch.bfloat16, **QUANTIZATION)
+    dtype = compute_dtype()
+    quantization = BitsAndBytesConfig(bnb_4bit_compute_dtype=dtype, **QUANTIZATION)
     try:
         tokenizer = load_tokenizer(str(folder))
         model = AutoModelForCausalLM.from_pretrained(
@@ -155,6 +159,7 @@ def _load_base(task: Task) -> BaseModel:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder}: the model does not load ({first_line(error)})") from error
     _keep_gradients_on_cpu(model)
+    compute_in(model, dtype)
     model.requires_grad_(False).eval()
     if not can_fuse(model):
         require_separate_sequences(model)
@@ -164,6 +169,32 @@ def _load_base(task: Task) -> BaseModel:
     gc.collect()
     gc.freeze()
     return base
+
+
+def compute_dtype() -> torch.dtype:
+    """Return the type in which models compute: bf16, or fp32 on a CPU for which torch has no products of bf16.
+
+    On such a CPU, which are those without AVX-512, a product of bf16 matrices takes ten to twenty times as long.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let a model compute in a type; what its NF4 weights stand for is rounded to it, its other weights stay bf16's."""
+    import bitsandbytes
+
+    for module in model.modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.compute_dtype = dtype
+            module.weight.quant_state.dtype = dtype
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> Any:

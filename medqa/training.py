@@ -158,7 +158,8 @@ def _arguments(trial: TrialSetup, plan: MemoryPlan) -> SFTConfig:
         seed=config.seed,
         data_seed=config.seed,
         train_sampling_strategy="sequential",  # the course is already in order
-        bf16=not trial.fused,  # the fused layers are bf16 by themselves
+        # the fused layers are bf16 by themselves
+        bf16=not trial.fused and trial.base.model.dtype == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         max_length=None,  # the course left out what is too long; nothing is cut
         dataset_kwargs={"skip_prepare_dataset": True},

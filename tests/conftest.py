@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# tests run side by side, and threads that wait for each other on a shared machine take many times as long as one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 DEFAULTS = ("MEDQA_RESULTS", "MLFLOW_TRACKING_URI")
 for _default in DEFAULTS:
     os.environ.pop(_default, None)  # set on a cluster's nodes: a test says itself where its results go

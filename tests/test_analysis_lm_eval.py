@@ -7,7 +7,6 @@ import dataclasses
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,9 +39,7 @@ NO_HARNESS = pytest.mark.skipif(
 
 def run(*arguments: object, interpreter: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess[str]:
     command = [*interpreter, str(SCRIPT), *map(str, arguments)]
-    # threads that wait for each other on a shared machine take ten times as long as one
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def scores(predictions: tuple[Prediction, ...], acc: float | None = None) -> HarnessScores:

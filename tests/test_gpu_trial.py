@@ -28,10 +28,10 @@ FEW = Sizes(
 
 
 @pytest.fixture
-def bench(tiny_mistral: Path, question_folder: Path, tmp_path: Path) -> Bench:
+def bench(tiny_llama: Path, question_folder: Path, tmp_path: Path) -> Bench:
     work = tmp_path / "work"
     work.mkdir()
-    return Bench(str(tiny_mistral), str(question_folder), work, FEW)
+    return Bench(str(tiny_llama), str(question_folder), work, FEW)
 
 
 def measured(bench: Bench, *names: str) -> dict[str, Any]:

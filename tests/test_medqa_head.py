@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_medqa_speedups import EXAMPLES, compute_in
+from test_medqa_speedups import EXAMPLES
 
 from medqa.config import Task
 from medqa.course import IGNORED, collate
-from medqa.model import load_base
+from medqa.model import compute_dtype, compute_in, load_base
 from medqa.packing import packed_attention
 from medqa.trainer import log_probabilities
 
@@ -31,7 +31,7 @@ def test_log_probabilities_and_gradients_are_those_of_all_logits(
 ) -> None:
     folder: Path = request.getfixturevalue(model_name)
     base = load_base(Task(model=str(folder), data="unused"))
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     row = collate(EXAMPLES, 0, question_loss_weight, packed=True)
     weights_BT, before = row.pop("loss_weights"), row.pop("predicting_positions")
     del row["labels"]
@@ -53,4 +53,4 @@ def test_log_probabilities_and_gradients_are_those_of_all_logits(
         assert float(gradients[0].abs().max()) > 0
     finally:
         hook.remove()
-        compute_in(base, torch.bfloat16)
+        compute_in(base.model, compute_dtype())

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_medqa_speedups import EXAMPLES, compute_in
+from test_medqa_speedups import EXAMPLES
 
 from medqa.config import Task, TrialConfig
 from medqa.course import collate
 from medqa.fused_layers import is_fused, logits_at, unfuse_layers
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.packing import packed_attention
 from medqa.trainer import log_probabilities
 
@@ -25,9 +25,9 @@ PLACES = torch.tensor([8, 38, 39, 56])
 def base(request: pytest.FixtureRequest) -> Iterator[BaseModel]:
     folder: Path = request.getfixturevalue(request.param)
     base = load_base(Task(model=str(folder), data="unused"))
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     yield base
-    compute_in(base, torch.bfloat16)
+    compute_in(base.model, compute_dtype())
 
 
 def packed_row(question_loss_weight: float) -> tuple[dict[str, Any], torch.Tensor]:

@@ -28,7 +28,8 @@ def test_adapted_weights_get_the_adapters_part_and_no_others(tiny_mistral: Path,
         expected = weight_of(layer.self_attn.q_proj.base_layer).float() + update
         assert update.abs().max() > 0.01
         assert torch.equal(weights[key], expected.to(torch.bfloat16))
-        assert torch.equal(weights["model.layers.0.mlp.up_proj.weight"], weight_of(layer.mlp.up_proj))
+        own = weight_of(layer.mlp.up_proj).to(torch.bfloat16)
+        assert torch.equal(weights["model.layers.0.mlp.up_proj.weight"], own)
     # what is on the base goes off again, and the names are those of the base without one
     assert set(weights) == {name for name, _ in base.model.named_parameters()}
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}

@@ -13,11 +13,12 @@ import torch
 
 from medqa.config import Task, TrialConfig
 from medqa.errors import DataError, ModelError
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.model_files import check_model
 from medqa.packing import pack, packed_attention
 from medqa.questions import Question, load_search_questions
 from medqa.scoring import score_questions
+from medqa.weights import drop_weights, keep_weights
 
 FEW = TrialConfig(lora_rank=4, lora_alpha=8, lora_dropout=0.0)
 
@@ -43,8 +44,36 @@ def test_the_base_is_nf4_with_double_quantisation_and_frozen(base: BaseModel) ->
     for module in linear:
         assert module.weight.quant_state.quant_type == "nf4"
         assert module.weight.quant_state.nested
-        assert module.compute_dtype == torch.bfloat16
+        assert module.compute_dtype == base.model.dtype == compute_dtype()
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
+
+
+@pytest.mark.parametrize(("has_products", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_without_products_of_bf16_computes_in_fp32(
+    monkeypatch: pytest.MonkeyPatch, has_products: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_products)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert compute_dtype() == dtype
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert compute_dtype() == torch.float32
+
+
+def test_in_fp32_the_weights_are_those_that_bf16_rounds(base: BaseModel) -> None:
+    layers = [base.model.model.layers[0].mlp.up_proj, base.model.lm_head]
+    seen = {}
+    try:
+        for dtype in (torch.bfloat16, torch.float32):
+            compute_in(base.model, dtype)
+            keep_weights(base.model)
+            seen[dtype] = [layers[0].kept_weight.clone(), layers[1].weight.clone()]
+            assert {weight.dtype for weight in seen[dtype]} == {dtype}
+            drop_weights(base.model)
+    finally:
+        compute_in(base.model, compute_dtype())
+    for in_bf16, in_fp32 in zip(*seen.values(), strict=True):
+        assert torch.equal(in_bf16, in_fp32.bfloat16())
 
 
 @pytest.mark.parametrize(("targets", "count"), [("all", 14), ("attention", 8)])
@@ -121,7 +150,7 @@ def test_scores_are_read_at_the_position_before_the_answer(base: BaseModel, ques
     question = load_search_questions(str(question_folder)).validation[0]
     prediction = score_questions(base.model, base.encoder, [question]).predictions[0]
     ids = torch.tensor([base.encoder.encode(question).prompt_ids])
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
         log_probabilities = torch.log_softmax(base.model(ids).logits[0, -1].double(), dim=-1)
     letters = torch.stack([log_probabilities[base.encoder.letter_ids[letter]] for letter in "ABCD"])
     assert prediction.letter_mass == pytest.approx(float(letters.exp().sum()), rel=1e-2)

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_medqa_speedups import compute_in
 
 from analysis.positions import rotate
 from medqa.config import DEMO, Task, TrialConfig
 from medqa.errors import DataError
 from medqa.fused_layers import unfuse_layers
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.prefix import score_alike
 from medqa.prompt import pick_exemplars
 from medqa.questions import load_search_questions
@@ -68,11 +67,11 @@ def test_orders_of_the_options_are_scored_as_if_each_stood_alone(base: BaseModel
 @contextlib.contextmanager
 def in_fp32(base: BaseModel) -> Iterator[None]:
     """Let the model compute in fp32, where two ways to the same number are told from two numbers."""
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     try:
         yield
     finally:
-        compute_in(base, torch.bfloat16)
+        compute_in(base.model, compute_dtype())
 
 
 @contextlib.contextmanager

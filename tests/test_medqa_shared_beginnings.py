@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_medqa_speedups import ALIKE, CONFIG, compute_in, losses
+from test_medqa_speedups import ALIKE, CONFIG, losses
 
 from medqa import fused_lora, packing, training
 from medqa.config import Task
 from medqa.course import collate
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.packing import pack, shared_tokens
 from medqa.questions import Question, load_search_questions
 from medqa.scoring import score_questions
@@ -27,9 +27,9 @@ SEQUENCES = [[1, 7, 7, 3, 4], [1, 7, 7, 5], [1, 7, 7, 3, 4, 6]]
 @pytest.fixture
 def base(task: Task) -> Iterator[BaseModel]:
     base = load_base(task)
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     yield base
-    compute_in(base, torch.bfloat16)
+    compute_in(base.model, compute_dtype())
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_medqa_speedups import compute_in
 
 from medqa.config import Task, TrialConfig
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.packing import pack
 from medqa.weights import keep_weights
 
@@ -36,7 +35,7 @@ def test_an_update_below_the_rounding_of_bf16_arrives_on_average(base: BaseModel
 
 def added(base: BaseModel, projection: str, dtype: torch.dtype) -> torch.Tensor:
     """What a small B of one projection adds to the output of the first layer."""
-    compute_in(base, dtype)
+    compute_in(base.model, dtype)
     with base.new_adapter(TrialConfig(lora_rank=4, lora_dropout=0.0)) as model:
         generator = torch.Generator().manual_seed(1)
         hidden_1NU = torch.randn(1, TOKENS, base.model.config.hidden_size, generator=generator).bfloat16() * STREAM
@@ -55,5 +54,5 @@ def added(base: BaseModel, projection: str, dtype: torch.dtype) -> torch.Tensor:
             factor.data.copy_(values)
             with torch.no_grad():
                 outputs.append(layer(inputs, position_embeddings=positions, **row).float())
-    compute_in(base, torch.bfloat16)
+    compute_in(base.model, compute_dtype())
     return outputs[1] - outputs[0]

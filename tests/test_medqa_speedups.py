@@ -20,7 +20,7 @@ from medqa.evaluations import Evaluation
 from medqa.fused_layers import unfuse_layers
 from medqa.fused_lora import Adapter, Projections
 from medqa.memory import MemoryPlan, Shape, keep_weights_if_roomy
-from medqa.model import BaseModel, load_base
+from medqa.model import BaseModel, compute_dtype, compute_in, load_base
 from medqa.packing import pack, packed_attention
 from medqa.speedups import ALL, PLAIN, Speedups
 from medqa.trainer import log_probabilities
@@ -49,21 +49,8 @@ def base(task: Task) -> Iterator[BaseModel]:
     base = load_base(task)
     drop_weights(base.model)
     yield base
-    compute_in(base, torch.bfloat16)
+    compute_in(base.model, compute_dtype())
     drop_weights(base.model)
-
-
-def compute_in(base: BaseModel, dtype: torch.dtype) -> None:
-    """Let the model compute in a type; its values stay those of bf16 and NF4."""
-    import bitsandbytes
-
-    for module in base.model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.compute_dtype = dtype
-            module.weight.quant_state.dtype = dtype
-        for parameter in module.parameters(recurse=False):
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +71,7 @@ def step(
 ) -> Step:
     """One step's loss and its gradients, by the names of PEFT's parameters."""
     (keep_weights if speedups.keep_weights else drop_weights)(base.model)
-    compute_in(base, dtype)
+    compute_in(base.model, dtype)
     packed, shared = speedups.packed_rows, speedups.shared_beginnings
     batch = collate(examples, 0, question_loss_weight, packed=packed, share_beginning=shared)
     rows = packed_attention(base.model) if speedups.packed_rows else contextlib.nullcontext()
@@ -167,7 +154,7 @@ def other_base(request: pytest.FixtureRequest) -> Iterator[BaseModel]:
     base = load_base(Task(model=str(request.getfixturevalue(request.param)), data="unused"))
     drop_weights(base.model)
     yield base
-    compute_in(base, torch.bfloat16)
+    compute_in(base.model, compute_dtype())
     drop_weights(base.model)
 
 
@@ -209,7 +196,7 @@ def test_in_bf16_each_switch_is_as_near_to_fp32_as_the_plain_path(
 def test_dropout_drops_as_it_says_with_a_mask_for_each_projection(base: BaseModel) -> None:
     """Outputs and gradients are those of the formula with the masks that were drawn."""
     config = dataclasses.replace(CONFIG, lora_dropout=0.4)
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     with base.new_adapter(config) as model:
         attention = model.base_model.model.model.layers[0].self_attn
         layers = [attention.q_proj, attention.k_proj, attention.v_proj]
@@ -280,7 +267,7 @@ def test_weights_are_kept_for_scoring_where_there_is_room(base: BaseModel, monke
 def test_a_token_of_a_packed_row_sees_its_own_sequence_only(base: BaseModel) -> None:
     sequences = [torch.arange(5, 5 + length) for length in LENGTHS]
     others = [torch.arange(900, 900 + length) for length in LENGTHS]
-    compute_in(base, torch.float32)
+    compute_in(base.model, torch.float32)
     with torch.no_grad(), packed_attention(base.model):
         row = base.model(**pack(sequences), use_cache=False).logits[0].split(LENGTHS)
         mixed = base.model(**pack([others[0], sequences[1], *others[2:]]), use_cache=False).logits[0].split(LENGTHS)
