@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -114,6 +116,37 @@ def test_a_full_disk_is_no_failure_of_a_trial_and_ends_the_search_in_one_line(er
     with pytest.raises(DiskFullError, match=words) as caught, disk_watch(tmp_path):
         raise error
     assert "\n" not in str(caught.value)
+
+
+def commit_to_a_full_disk() -> None:
+    """Fail as Optuna's storage does: its error says nothing of a disk, what it was raised from does."""
+    try:
+        raise FULL[1]
+    except sqlite3.OperationalError as error:
+        raise StorageInternalError("An exception is raised during the commit.") from error
+
+
+def clean_up_after_a_full_disk() -> None:
+    """Fail again in the midst of ending, in words of its own."""
+    try:
+        raise FULL[0]
+    finally:
+        raise KeyError("what was not written")
+
+
+@pytest.mark.parametrize("fail", [commit_to_a_full_disk, clean_up_after_a_full_disk])
+def test_a_full_disk_is_found_behind_an_error_that_does_not_name_it(fail: Callable[[], None], tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="disk is full|No space left") as caught, disk_watch(tmp_path):
+        fail()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_raised_in_place_of_a_full_disk_stands_for_itself(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), disk_watch(tmp_path):
+        try:
+            raise FULL[0]
+        except OSError:
+            raise KeyError("no such key") from None
 
 
 def test_the_watch_for_full_disks_lets_every_other_error_pass(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def bring_gpu(share: Share) -> Finding | None:
                 minutes = f"{_GPU_PATIENCE_SECONDS / 60:.0f} minutes"
                 return Finding("GPU", "autoscaler", f"none came within {minutes}: {reason}", is_fault=True)
     finally:
-        ray.cancel(wanted)
+        if not ray.wait([wanted], timeout=0)[0]:  # Ray can die of a cancel that meets the task's own end
+            ray.cancel(wanted)
     return None
 
 

@@ -125,8 +125,8 @@ def is_lost_worker(error: Exception | None) -> bool:
 
 
 def is_disk_full(error: Exception | None) -> bool:
-    """Whether an error says, in its own words or in a traceback that it quotes, that a disk is full."""
-    return error is not None and says_disk_full(str(error))
+    """Whether an error or what it follows from says, itself or in a traceback that it quotes, that a disk is full."""
+    return any(says_disk_full(line) for line in _lines(error))
 
 
 def says_disk_full(text: str) -> bool:
@@ -183,4 +183,11 @@ def disk_watch(folder: Path) -> Iterator[None]:
 
 def _full_words(error: Exception) -> str:
     """Return the line of an error that says which disk is full."""
-    return next(line.strip() for line in str(error).split("\n") if says_disk_full(line))
+    return next(line.strip() for line in _lines(error) if says_disk_full(line))
+
+
+def _lines(error: BaseException | None) -> Iterator[str]:
+    """Yield the lines of an error's text, then those of what it was raised from or in the midst of."""
+    while error is not None:
+        yield from str(error).split("\n")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
