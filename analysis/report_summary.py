@@ -12,7 +12,8 @@ from analysis.report_inputs import COMPARISONS, Files
 from analysis.report_numbers import p_cell, points, rate
 from medqa.choice_text import format_value
 from medqa.estimates import TOO_FEW
-from medqa.selection import NEW_SEEDS
+from medqa.presets import PRESETS
+from medqa.selection import BEST_MEANS, CONFIRMED_MEANS, NEW_SEEDS
 
 _CONFIRMED_LIMITS = (
     "The drop is by how much the mean over new seeds is worse than the value in the search, which was picked for being "
@@ -25,7 +26,6 @@ _UNCONFIRMED_LIMITS = (
 _COLUMNS = ("search", "mean", "deviation", "drop")
 _PAIR = "fine_tuned_minus_best_preset"
 _PRESET = "the best preset"
-_NO_PRESET = "no preset"
 
 
 def summary_section(files: Files) -> Section:
@@ -137,7 +137,7 @@ def worth_it(choice: dict[str, Any]) -> str:
     """Return in words whether the best trial is better than the best preset on validation, and how sure that is."""
     margin = next((one for one in choice["margins"] if _PRESET in one["over"]), None)
     if margin is None:
-        if any(_NO_PRESET in one["over"] for one in choice["margins"]):
+        if choice["trial"] in PRESETS and choice["means"] in (BEST_MEANS, CONFIRMED_MEANS):
             return f"The best trial, {code(choice['trial'])}, is itself a preset: nothing else was better."
         return "That is not known: there is no completed preset to compare it with, or it was not chosen as the best."
     interval, preset = margin["interval"], code(margin["name"])

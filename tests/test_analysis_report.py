@@ -17,7 +17,9 @@ from analysis.report_content import Bullets, Paragraph, Report, Section, Table, 
 from analysis.report_html import to_html
 from analysis.report_markdown import to_markdown
 from analysis.report_numbers import number, of_all, p_cell, pair_label, points, rate
+from analysis.report_summary import worth_it
 from medqa.record import read_json, write_json
+from medqa.selection import BEST_MEANS
 
 FURTHER = {
     "confidence.json",
@@ -250,7 +252,6 @@ def _set_margin(files: dict[str, Any], interval: dict[str, float] | None, over: 
     [
         (0.01, 0.05, "the best preset", "Yes, on validation: it is 3.0 points better than `config_4_low_lr`"),
         (-0.01, 0.05, "the best preset", "Not shown: it is 3.0 points better"),
-        (0.01, 0.05, "the best trial that is no preset", "is itself a preset"),
     ],
 )
 def test_the_summary_says_whether_the_search_was_worth_it(
@@ -259,6 +260,18 @@ def test_the_summary_says_whether_the_search_was_worth_it(
     files = study_files.read_files(folder)
     _set_margin(files, {"value": 0.03, "low": low, "high": high, "n": 300}, over)
     assert said in to_markdown(report.build_report(files)).split("\n## ")[1]
+
+
+@pytest.mark.parametrize(
+    ("trial", "means", "said"),
+    [
+        ("config_4_low_lr", BEST_MEANS, "`config_4_low_lr`, is itself a preset: nothing else was better"),
+        ("config_4_low_lr", "the trial of a run, asked for by name", "That is not known"),
+        ("trial_007", BEST_MEANS, "That is not known"),
+    ],
+)
+def test_a_preset_that_won_needs_no_comparison_with_the_best_preset(trial: str, means: str, said: str) -> None:
+    assert said in worth_it({"trial": trial, "means": means, "margins": [], "metric": "accuracy"})
 
 
 def test_the_card_says_what_the_adapter_is_and_is_not(folder: Path) -> None:

@@ -90,3 +90,13 @@ def test_a_named_cluster_that_is_not_there_is_found_out_at_once(
     monkeypatch.setenv("RAY_ADDRESS", silent_address)
     with pytest.raises(ConfigError, match=r"^no Ray answers at .* take RAY_ADDRESS out of the environment$"):
         connect()
+
+
+def test_a_machine_too_busy_to_start_ray_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConfigError, match=r"cannot be started or reached \(The current node timed out .*no other work"):
+        connect()

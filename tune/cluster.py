@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
-from ray.exceptions import RayError
 
 from medqa.errors import ConfigError
 from tune.autoscaler import NodeType, autoscaler_here, is_joined
@@ -49,7 +48,7 @@ def connect() -> Cluster:
     """Join the running Ray cluster (RAY_ADDRESS, or one on this machine), or start one here; say what it has.
 
     Raises:
-        ConfigError: when a cluster is named that cannot be reached.
+        ConfigError: when a cluster is named that cannot be reached, or none can be started here.
     """
     if not ray.is_initialized():
         _join_or_start()
@@ -78,10 +77,12 @@ def _join_or_start() -> None:
             # read by the workers: Ray's default of 2 s is too short to take an adapter off
             runtime_env={"env_vars": {"TUNE_FUNCTION_THREAD_TIMEOUT_S": str(SECONDS_TO_LEAVE)}},
         )
-    except (ConnectionError, ValueError, RayError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # Ray raises a bare one where its processes are not up in time
         raise ConfigError(
-            f"Ray cannot be started or reached ({first_line(error)}): check RAY_ADDRESS, and that RAY_AUTH_MODE=token "
-            "is set where the cluster asks for its token"
+            f"Ray cannot be started or reached ({first_line(error)}): check RAY_ADDRESS, that RAY_AUTH_MODE=token is "
+            "set where the cluster asks for its token, and that no other work keeps this machine from starting Ray"
         ) from error
 
 
