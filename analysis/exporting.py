@@ -107,11 +107,12 @@ def _write_merged(folder: Path, tuned: Tuned, files: Files) -> None:
 
 
 def _load(folder: Path, base: BaseModel) -> Any:
-    import torch
     from transformers import AutoModelForCausalLM
 
+    from medqa.model import compute_dtype
+
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, device_map={"": base.model.device}, attn_implementation="sdpa"
+        folder, dtype=compute_dtype(), device_map={"": base.model.device}, attn_implementation="sdpa"
     ).eval()
 
 

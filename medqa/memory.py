@@ -19,10 +19,14 @@ SAFE_SHARE = 0.92
 """Share of the free memory that a plan may fill; the rest is for the allocator's gaps."""
 _BYTES_PER_ADAPTER_PARAMETER = 14
 """fp32 value and gradient, a bf16 copy where it multiplies, two 8-bit moments, and what clipping works with."""
+_BYTES_OF_FULL_MOMENTS = 6
+"""What fp32 moments have more than 8-bit ones."""
 _FIXED_BYTES = 512 << 20
 """cuBLAS's workspaces, dequantised weights of the moment, and what else does not grow with the batch."""
 _HEAD_ROWS = 4096
 """Rows whose logits TRL's head holds at a time."""
+HEAD_VOCABULARY = 32_768
+"""Tokens of the vocabulary whose logits it holds at a time, TRL's own number."""
 _SMALLEST_KERNEL_TOKENS = 160
 """Tokens whose forward pass takes as long as reading all weights once: 14 GB at 4.3 TB/s against 14.2 GFLOP a token at
 700 TFLOP/s, on an H200; other GPUs have like ratios."""
@@ -48,10 +52,10 @@ class MemoryPlan:
     """Peak GPU memory in GiB that the estimate gives; 0.0 on the CPU, and after the memory ran out."""
 
     def smaller(self, reason: str) -> MemoryPlan:
-        """Return the plan to try after this one ran out of memory: weights not kept, smaller steps, checkpointing.
+        """Return the plan to try after this one ran out of memory: half the micro-batch, then all that saves memory.
 
-        The micro-batch is halved as soon as the weights are not kept; an odd one becomes the largest divisor of the
-        effective batch that is at most half of it.
+        An odd micro-batch becomes the largest divisor of the effective batch that is at most half of it. With one
+        example the weights are not kept and layers are checkpointed.
 
         Raises:
             GpuMemoryError: with `reason` when there is no smaller plan.
@@ -148,7 +152,8 @@ class Shape:
     layers: int
     heads: int
     vocabulary: int
-    adapter_parameters: int
+    adapter_bytes: int
+    """Of the adapter's values and of all that trains them."""
     rank: int
     dropout: bool
     whole_text: bool
@@ -174,7 +179,7 @@ class Shape:
             layers=form.num_hidden_layers,
             heads=form.num_attention_heads,
             vocabulary=form.vocab_size,
-            adapter_parameters=sides * config.lora_rank * form.num_hidden_layers,
+            adapter_bytes=sides * config.lora_rank * form.num_hidden_layers * _bytes_per_parameter(config),
             rank=config.lora_rank,
             dropout=config.lora_dropout > 0,
             whole_text=config.question_loss_weight > 0,
@@ -187,10 +192,9 @@ class Shape:
         kept = 2 * self.hidden * self.layers * tokens + layer if checkpointing else layer * self.layers
         backward = 2 * (3 * self.intermediate + 4 * self.hidden) * tokens
         rows = min(tokens, _HEAD_ROWS) if self.whole_text else 0
-        head = rows * self.vocabulary * 2 + 12 * self.hidden * tokens * self.whole_text
+        head = rows * min(self.vocabulary, HEAD_VOCABULARY) * 2 + 12 * self.hidden * tokens * self.whole_text
         ends = 6 * self.hidden * tokens
-        adapter = _BYTES_PER_ADAPTER_PARAMETER * self.adapter_parameters
-        return int(kept + max(backward, head) + ends + adapter + _FIXED_BYTES)
+        return int(kept + max(backward, head) + ends + self.adapter_bytes + _FIXED_BYTES)
 
     def layer_bytes(self) -> int:
         """Return the bytes that autograd keeps of one token in one layer."""
@@ -202,6 +206,10 @@ class Shape:
         if not self.fused:  # the norms' fp32 copies and rounded results, and silu's result
             kept += 2 * (4 + 4 + 2) * self.hidden + 2 * self.intermediate
         return int(kept)
+
+
+def _bytes_per_parameter(config: TrialConfig) -> int:
+    return _BYTES_PER_ADAPTER_PARAMETER + (0 if config.optim.endswith("8bit") else _BYTES_OF_FULL_MOMENTS)
 
 
 def _free_bytes(device: Any) -> int:

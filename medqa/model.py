@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ALL_PROJECTIONS = (*ATTENTION_PROJECTIONS, "gate_proj", "up_proj", "down_proj")
+AMPERE = (8, 0)
+"""Least compute capability of a GPU: older ones have neither products of bf16 nor the attention for packed rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class BaseModel:
         with self._taking_off():
             with self.model.device:  # its numbers are drawn where they are used, not by the host
                 model = get_peft_model(self.model, lora)
+            _round_to_bf16(model)
             self.fuse(model) if fused else unfuse_layers(self.model)
             yield model
 
@@ -119,7 +122,7 @@ def load_base(task: Task) -> BaseModel:
     """Return the base model of `task`, quantised to NF4; the same task again returns the one in memory.
 
     Raises:
-        ModelError: when the model cannot be had or used.
+        ModelError: when the model cannot be had or used, or the GPU is too old.
     """
     # One base at a time: a second 7B model beside the first would not fit on most GPUs.
     if _load_base.cache_info().currsize and task not in _loaded:
@@ -142,6 +145,7 @@ def _load_base(task: Task) -> BaseModel:
     from medqa.packing import require_separate_sequences
 
     silence_libraries()
+    _require_ampere()
     folder = resolve_model(task)
     dtype = compute_dtype()
     quantization = BitsAndBytesConfig(bnb_4bit_compute_dtype=dtype, **QUANTIZATION)
@@ -169,6 +173,15 @@ def _load_base(task: Task) -> BaseModel:
     gc.collect()
     gc.freeze()
     return base
+
+
+def _require_ampere() -> None:
+    """Raise ModelError where the GPU is older than AMPERE."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < AMPERE:
+        name = torch.cuda.get_device_name()
+        raise ModelError(f"{name} is too old: use an NVIDIA GPU from Ampere on, which computes in bf16")
 
 
 def compute_dtype() -> torch.dtype:
@@ -206,6 +219,13 @@ def load_tokenizer(source: str, revision: str | None = None) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
+
+
+def _round_to_bf16(model: Any) -> None:
+    """Let an adapter start from the numbers from which TRL starts: it turns those on a quantised model into bf16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16().float()
 
 
 def _forget_optimizers() -> None:

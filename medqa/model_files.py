@@ -14,7 +14,7 @@ from medqa.errors import ModelError
 _NEEDED_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 _SAMPLED_BYTES = 1 << 20
 QUANTIZATION = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-"""How the base is stored, in bitsandbytes' words; it computes in bf16. Part of the fingerprint."""
+"""How the base is stored, in bitsandbytes' words. Part of the fingerprint."""
 
 
 def check_model(task: Task) -> Path:

@@ -113,7 +113,7 @@ def predictions_from_rows(rows: list[dict[str, Any]]) -> tuple[Prediction, ...]:
 
 
 def write_summary(
-    run_dir: Path, name: str, log: list[dict[str, Any]], left_out: int, plan: MemoryPlan, gpu: str
+    run_dir: Path, name: str, log: list[dict[str, Any]], left_out: int, plan: MemoryPlan, gpu: str, computes_in: str
 ) -> None:
     """Write training_summary.json from the evaluations so far.
 
@@ -124,6 +124,7 @@ def write_summary(
         left_out: Training questions left out because they were too long.
         plan: How each step was split at the end.
         gpu: Name of the GPU; "" where there is none.
+        computes_in: Type in which the model computed last.
     """
     last = log[-1]
     write_json(
@@ -141,6 +142,7 @@ def write_summary(
             "total_train_time_sec": last["seconds"],
             "peak_gib": last["peak_gib"],
             "gpu": gpu,
+            "computes_in": computes_in,
             "stop_reason": last["stop_reason"],
             "train_questions_left_out": left_out,
             "memory": dataclasses.asdict(plan),

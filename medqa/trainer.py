@@ -22,7 +22,7 @@ from medqa.curve import draw_training_curve
 from medqa.divergence import LossWatch
 from medqa.evaluations import Evaluation, OnEval, decide, evaluation_sample
 from medqa.fused_layers import can_fuse
-from medqa.memory import MemoryPlan
+from medqa.memory import HEAD_VOCABULARY, MemoryPlan
 from medqa.metrics import study_results
 from medqa.model import BaseModel
 from medqa.prediction import Scores
@@ -30,9 +30,6 @@ from medqa.questions import Question, QuestionSet
 from medqa.saving import meanwhile
 from medqa.scoring import score_questions
 from medqa.speedups import Speedups
-
-_HEAD_VOCABULARY = 32_768
-"""Tokens of the vocabulary whose logits the head holds at a time, TRL's own number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,7 +254,8 @@ class LetterTrainer(SFTTrainer):
             shutil.rmtree(self._ahead)
         left_out = len(self.trial.course.left_out)
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-        record.write_summary(self.trial.run_dir, self.trial.name, self.log_rows, left_out, self.plan, gpu)
+        dtype = str(self.trial.base.model.dtype).removeprefix("torch.")
+        record.write_summary(self.trial.run_dir, self.trial.name, self.log_rows, left_out, self.plan, gpu, dtype)
         checkpoint.commit(self.trial.run_dir, self.log_rows)
         if row["finished"]:
             draw_training_curve(self.trial.run_dir)
@@ -276,7 +274,7 @@ def log_probabilities(model: Any, row: dict[str, Any], positions_P: torch.Tensor
         hidden_PU = model.model(**row, use_cache=False).last_hidden_state[0].index_select(0, positions_P)
     head = model.get_output_embeddings()
     result: torch.Tensor = ChunkedLogProbFunction.apply(
-        hidden_PU, head.weight, head.bias, targets_P, 1.0, _HEAD_VOCABULARY, None, 1.0, ()
+        hidden_PU, head.weight, head.bias, targets_P, 1.0, HEAD_VOCABULARY, None, 1.0, ()
     )[0]
     return result
 

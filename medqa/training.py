@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -94,7 +95,7 @@ def _attempt(trial: TrialSetup, plan: MemoryPlan) -> str:
     """
     base, config, course = trial.base, trial.config, trial.course
     log = checkpoint.restore_log(trial.run_dir)
-    (keep_weights if plan.keep_weights else drop_weights)(base.model)
+    plan = _with_weights_as_planned(base, plan)
     reserve(plan)
     try:
         with base.new_adapter(config, fused=trial.fused) as model, _rows(trial):
@@ -116,6 +117,19 @@ def _attempt(trial: TrialSetup, plan: MemoryPlan) -> str:
     except torch.OutOfMemoryError as error:
         return str(error).partition("\n")[0] or "out of memory"
     return ""
+
+
+def _with_weights_as_planned(base: BaseModel, plan: MemoryPlan) -> MemoryPlan:
+    """Keep the weights or not; the plan is of an emptier GPU where they do not fit, and goes on without them."""
+    if plan.keep_weights:
+        try:
+            keep_weights(base.model)
+            return plan
+        except torch.OutOfMemoryError:
+            plan = dataclasses.replace(plan, keep_weights=False)
+    drop_weights(base.model)
+    free_memory()
+    return plan
 
 
 # A worker runs many trials on the same questions: they are read and checked once.
@@ -142,7 +156,7 @@ def _rows(trial: TrialSetup) -> contextlib.AbstractContextManager[None]:
 def _arguments(trial: TrialSetup, plan: MemoryPlan) -> SFTConfig:
     config, course, run_dir = trial.config, trial.course, trial.run_dir
     total_steps = course.total_steps(config.effective_batch_size)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(run_dir / record.STATE),
         max_steps=total_steps,
         per_device_train_batch_size=plan.micro_batch_size,
@@ -172,3 +186,6 @@ def _arguments(trial: TrialSetup, plan: MemoryPlan) -> SFTConfig:
         disable_tqdm=True,
         report_to="none",
     )
+    # of several GPUs that a process sees, the one where the base lies: transformers would spread each batch over all
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

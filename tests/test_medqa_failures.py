@@ -87,6 +87,20 @@ def test_out_of_memory_in_mid_course_goes_on_from_the_checkpoint_to_the_same_los
         assert [row[name] for row in rows] == pytest.approx([row[name] for row in whole], rel=1e-2)
 
 
+def test_weights_that_do_not_fit_are_not_kept_and_the_trial_is_the_same(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan may be of an emptier GPU: that of a lost worker, or before another trial came to the same one."""
+    kept = run(CONFIG, task, tmp_path / "kept")
+
+    def run_out(model: Any) -> None:
+        raise torch.OutOfMemoryError(REASON)
+
+    monkeypatch.setattr("medqa.training.keep_weights", run_out)
+    assert run(CONFIG, task, tmp_path / "not_kept") == kept
+    assert record.read_plan(tmp_path / "not_kept") == MemoryPlan(4, 1, False, keep_weights=False)
+
+
 def test_the_seconds_of_an_attempt_that_ran_out_of_memory_count(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

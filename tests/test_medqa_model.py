@@ -13,7 +13,7 @@ import torch
 
 from medqa.config import Task, TrialConfig
 from medqa.errors import DataError, ModelError
-from medqa.model import BaseModel, compute_dtype, compute_in, load_base
+from medqa.model import BaseModel, _require_ampere, compute_dtype, compute_in, load_base
 from medqa.model_files import check_model
 from medqa.packing import pack, packed_attention
 from medqa.questions import Question, load_search_questions
@@ -58,6 +58,14 @@ def test_a_cpu_without_products_of_bf16_computes_in_fp32(
     assert compute_dtype() == dtype
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert compute_dtype() == torch.float32
+
+
+def test_a_gpu_without_bf16_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(ModelError, match="^Tesla T4 is too old: use an NVIDIA GPU from Ampere on"):
+        _require_ampere()
 
 
 def test_in_fp32_the_weights_are_those_that_bf16_rounds(base: BaseModel) -> None:

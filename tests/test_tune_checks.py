@@ -30,7 +30,7 @@ MISTRAL = {
     "vocab_size": 32768,
 }
 ONE_GPU = Request(results="file:///r", marker="m", own_marker="m-1", task=Task(), gpus=1)
-A10G = Gpu(name="NVIDIA A10G", free_bytes=21 * GIB, total_bytes=22 * GIB)
+A10G = Gpu(name="NVIDIA A10G", free_bytes=21 * GIB, total_bytes=22 * GIB, capability=(8, 6))
 
 
 def faults(sight: Sight | str, needed: int | None = 12 * GIB) -> list[str]:
@@ -55,6 +55,11 @@ def test_other_versions_on_a_node_are_named_with_both() -> None:
 def test_a_gpu_too_small_for_the_widest_trial_is_a_fault() -> None:
     (words,) = faults(sight(), needed=40 * GIB)
     assert words.startswith("NVIDIA A10G: 21.0 of 22.0 GiB free, the widest trial needs 40.0")
+
+
+def test_a_gpu_without_bf16_is_a_fault() -> None:
+    old = Gpu(name="Tesla T4", free_bytes=15 * GIB, total_bytes=15 * GIB, capability=(7, 5))
+    assert faults(sight(gpus=(old,))) == ["Tesla T4 is too old: training needs bf16, from Ampere on"]
 
 
 def test_gpus_that_torch_does_not_see_are_a_fault() -> None:
@@ -93,6 +98,10 @@ def test_the_widest_trial_of_mistral_fits_16_gib_and_needs_more_with_its_rank_an
     assert 8 * GIB < needed < 16 * GIB
     assert least_bytes(MISTRAL, dataclasses.replace(wide, lora_rank=8)) < needed
     assert least_bytes(MISTRAL, dataclasses.replace(wide, max_length=4096)) > needed
+    parameters = 32 * 128 * (4 * 4096 * 2 + 2 * (4096 + 1024) + 3 * (4096 + 14336))  # 7 projections, k and v narrow
+    full = least_bytes(MISTRAL, dataclasses.replace(wide, optim="adamw_torch"))
+    assert full - needed == pytest.approx(6 * parameters, rel=0.1), "two moments of four bytes in place of one"
+    assert least_bytes({**MISTRAL, "vocab_size": 152_000}, wide) - needed < 2 * GIB, "its head is computed in parts"
     with pytest.raises(AttributeError):
         least_bytes({}, TrialConfig())
 

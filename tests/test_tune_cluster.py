@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import ray
 
 from medqa.errors import ConfigError
+from tune import trainable
 from tune.autoscaler import NodeType
 from tune.cluster import Cluster, Share, connect, cpus_per_gpu, share_of, still_running
 
@@ -48,11 +50,24 @@ def test_gpus_that_can_never_come_are_refused() -> None:
         share_of(TWO_CORES, 1.0, None)
 
 
+def test_a_trial_cannot_have_two_gpus() -> None:
+    with pytest.raises(ConfigError, match="a trial trains on one GPU"):
+        share_of(FOUR_GPUS, 2.0, None)
+
+
 def test_a_trial_asks_for_no_more_cpus_than_the_least_node_that_is_up_or_may_come_has() -> None:
     to_come = NodeType(name="gpu_24gb", cpus=6, gpus=1, fewest=0, most=4)
     assert cpus_per_gpu([{"CPU": 4}], []) == 1
     assert cpus_per_gpu([{"CPU": 4}], [to_come]) == 6
     assert cpus_per_gpu([{"CPU": 4}, {"CPU": 8, "GPU": 2}], [to_come]) == 4
+
+
+@pytest.mark.parametrize(("given", "seen"), [([], ""), (["1"], "1")])
+def test_a_trial_without_a_gpu_sees_none(monkeypatch: pytest.MonkeyPatch, given: list[str], seen: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: given)
+    trainable._see_own_gpus()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def test_a_process_without_ray_leaves_nothing_running() -> None:

@@ -117,12 +117,13 @@ def test_a_trials_run_says_from_what_its_numbers_come(results: Path) -> None:
     identity = {"data_fingerprint": "d1", "prompt_fingerprint": "p1", "versions": {"torch": "2.13.0", "peft": "1"}}
     kept = results / "x" / trials / PRESET.name / "kept"
     (kept / "config.json").write_text(json.dumps(identity))
-    (kept / "training_summary.json").write_text(json.dumps({"gpu": "NVIDIA H200"}))
+    (kept / "training_summary.json").write_text(json.dumps({"gpu": "NVIDIA H200", "computes_in": "bfloat16"}))
     tracking.trial_ended(outcome("completed"), trials)
     sent(tracking)
     tags = runs(results)["config_1_baseline"].data.tags
     assert (tags["data_fingerprint"], tags["prompt_fingerprint"]) == ("d1", "p1")
     assert (tags["versions"], tags["gpu"]) == ("torch 2.13.0, peft 1", "NVIDIA H200")
+    assert tags["computes_in"] == "bfloat16"
     assert tags.items() >= code_tags().items()
     assert tags["mlflow.note.content"].startswith("rank 16, alpha 32, learning rate 2.00e-04")
 

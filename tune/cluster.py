@@ -142,9 +142,11 @@ def share_of(cluster: Cluster, gpus_per_trial: float | None, concurrent: int | N
     another number of threads, sums are rounded in another order and the same search gives other numbers.
 
     Raises:
-        ConfigError: when the cluster can never give a trial what it asks for.
+        ConfigError: when the cluster can never give a trial what it asks for, or a trial cannot use it.
     """
     gpus = float(cluster.most_gpus > 0) if gpus_per_trial is None else gpus_per_trial
+    if gpus > 1:
+        raise ConfigError(f"--gpus-per-trial is {gpus:g}, but a trial trains on one GPU: give 1, or less to share one")
     if gpus > cluster.most_gpus:
         raise ConfigError(f"--gpus-per-trial is {gpus:g}, but the Ray cluster has {cluster.most_gpus} GPUs")
     if not gpus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from medqa.model import AMPERE
 from tune.node_look import Request, Sight, versions_here
 
 _GIB = 2**30
@@ -61,7 +62,9 @@ def node_findings(name: str, request: Request, sight: Sight | str, needed: int |
         yield Finding("GPU", name, words, is_fault=True)
     for gpu in sight.gpus:
         has = f"{gpu.name}: {gpu.free_bytes / _GIB:.1f} of {gpu.total_bytes / _GIB:.1f} GiB free"
-        if needed is None:
+        if gpu.capability < AMPERE:
+            yield Finding("GPU", name, f"{gpu.name} is too old: training needs bf16, from Ampere on", is_fault=True)
+        elif needed is None:
             yield Finding("GPU", name, f"{has}; what a trial needs cannot be told from the model's config.json")
         elif gpu.free_bytes < needed:
             words = (

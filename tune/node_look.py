@@ -28,7 +28,8 @@ _GPU_SECONDS = 120
 _LIST_GPUS = """
 import json, torch
 gpus = range(torch.cuda.device_count())
-print(json.dumps([[torch.cuda.get_device_name(gpu), *torch.cuda.mem_get_info(gpu)] for gpu in gpus]))
+of = torch.cuda
+print(json.dumps([[of.get_device_name(gpu), *of.mem_get_info(gpu), of.get_device_capability(gpu)] for gpu in gpus]))
 """
 
 
@@ -39,6 +40,8 @@ class Gpu:
     name: str
     free_bytes: int
     total_bytes: int
+    capability: tuple[int, ...]
+    """Compute capability: major and minor number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,4 +130,8 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     if done.returncode:
         return (), (done.stderr.strip().splitlines() or ["no reason is given"])[-1]
     rows = json.loads(done.stdout.splitlines()[-1])
-    return tuple(Gpu(name=name, free_bytes=free, total_bytes=total) for name, free, total in rows), ""
+    gpus = (
+        Gpu(name=name, free_bytes=free, total_bytes=total, capability=tuple(capability))
+        for name, free, total, capability in rows
+    )
+    return tuple(gpus), ""

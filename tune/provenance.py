@@ -32,6 +32,8 @@ def record_tags(run_dir: Path) -> dict[str, str]:
         tags["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     if gpu := summary.get("gpu"):
         tags["gpu"] = gpu
+    if computes_in := summary.get("computes_in"):
+        tags["computes_in"] = computes_in
     return tags
 
 

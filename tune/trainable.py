@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ def run_trial(ray_config: dict[str, Any]) -> None:
 
 
 def _train(ray_config: dict[str, Any]) -> None:
+    _see_own_gpus()
     # imported by the worker alone: the driver starts seconds sooner without torch and trl
     from medqa.training import train
 
@@ -42,6 +44,12 @@ def _train(ray_config: dict[str, Any]) -> None:
             keep_and_report(dataclasses.asdict(evaluation), run_dir, kept)
 
         train(proposal.config, task_of(ray_config), run_dir, proposal.name, on_eval)
+
+
+def _see_own_gpus() -> None:
+    """Hide all GPUs from a trial without one: Ray leaves them in sight, and the trials would share the first."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _use_own_cpus() -> None:
