@@ -28,10 +28,6 @@ from medqa.prompt import pick_exemplars
 from medqa.questions import Question, load_other_questions, load_search_questions, load_test_questions
 
 SCRIPT = ROOT / "analysis" / "final_eval.py"
-OPTIONS = {
-    *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
-    *("--top", "--also", "--name", "--results", "--tracking-uri"),
-}
 TRIALS = (*TWO_TRIALS, ("config_3_high_rank", 0.4, True), ("explored_2", 0.45, True))
 TRIAL_OF = {
     "zero_shot": None,
@@ -44,6 +40,10 @@ TRIAL_OF = {
 MEMBERS = ("fine_tuned", "member explored_2")
 NEAR = 0.002
 """Rounding moves a probability by less; another adapter, wording or exemplar moves one by five times as much."""
+OPTIONS = {
+    *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
+    *("--top", "--also", "--name", "--results", "--tracking-uri"),
+}
 FROM_THE_RECORD = {"items.jsonl", "validation.jsonl", "questions.json", "started.json"}
 
 
