@@ -38,8 +38,9 @@ TRIAL_OF = {
 }
 """Name in the rows to the trial whose adapter answers under it; None: the base."""
 MEMBERS = ("fine_tuned", "member explored_2")
-NEAR = 0.002
-"""Rounding moves a probability by less; another adapter, wording or exemplar moves one by five times as much."""
+NEAR = 0.001
+"""Rounding moves a probability by less; another adapter, another wording or exemplars move one by more than FAR."""
+FAR = 0.004
 OPTIONS = {
     *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
     *("--top", "--also", "--name", "--results", "--tracking-uri"),
@@ -228,7 +229,7 @@ def test_each_model_s_answers_are_those_of_its_own_adapter(evaluated: Path, reco
     for model, trial in TRIAL_OF.items():
         assert gap(said[model], asked_directly(evaluated, trial, recorded.questions)) < NEAR, model
     # else one taken for another would not show
-    assert all(gap(said[one], said[other]) > 2 * NEAR for one, other in itertools.combinations(TRIAL_OF, 2))
+    assert all(gap(said[one], said[other]) > FAR for one, other in itertools.combinations(TRIAL_OF, 2))
 
 
 @pytest.mark.slow
@@ -257,7 +258,7 @@ def test_the_3_shot_answers_are_those_after_three_train_questions(evaluated: Pat
     exemplars, said = pick_exemplars(train, 3, 42), recorded.said_by("few_shot")
     assert len(exemplars) == 3
     assert gap(said, asked_directly(evaluated, None, recorded.questions, exemplars=exemplars)) < NEAR
-    assert gap(said, recorded.said_by("zero_shot")) > 2 * NEAR
+    assert gap(said, recorded.said_by("zero_shot")) > FAR
 
 
 @pytest.mark.slow
@@ -266,7 +267,7 @@ def test_each_wording_s_answers_are_those_to_that_prompt(evaluated: Path, record
     for name, answers in said.items():
         assert gap(answers, asked_directly(evaluated, "explored_1", recorded.questions, wording=name)) < NEAR, name
     said["ours"] = recorded.said_by("fine_tuned")
-    assert all(gap(said[one], said[other]) > 2 * NEAR for one, other in itertools.combinations(said, 2))
+    assert all(gap(said[one], said[other]) > FAR for one, other in itertools.combinations(said, 2))
 
 
 @pytest.mark.slow
