@@ -193,9 +193,8 @@ def test_the_registered_version_is_the_adapter_with_its_numbers(
 def test_another_base_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = make_results(tmp_path, "demo")
     capsys.readouterr()
-    (config,) = {path.read_text() for path in results.glob("artifacts/*/artifacts/config.json")}
     for path in results.glob("artifacts/*/artifacts/config.json"):
-        path.write_text(json.dumps({**json.loads(config), "base_fingerprint": "0" * 64}))
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_fingerprint": "0" * 64}))
     question = ("--question", "Which finding fits?", "--option", "fever", "--option", "cough")
     assert ask_here("--best", "--results", results, *question) == 2
     error = capsys.readouterr().err

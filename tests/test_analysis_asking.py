@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from analysis_fakes import make_predictions, make_questions
 from analysis import asking
 from analysis.asking import AskedSet, Asker
 from analysis.item_rows import over_orders, read_rows
-from analysis.positions import accuracy_by_gold_position, flip_rate
-from medqa.prediction import Scores
+from analysis.positions import accuracy_by_gold_position, flip_rate, rotate
+from medqa.prediction import Prediction, Scores
+from medqa.prompt import TRAINING_WORDING
 from medqa.questions import Question
 
 MIXED = (
@@ -29,7 +31,7 @@ class KilledError(Exception):
 
 
 class Scorer:
-    """Answers by what is asked alone, counts it, and is killed after some questions."""
+    """Answers by what is asked and how alone, counts it, and is killed after some questions."""
 
     def __init__(self, most: int = 10_000) -> None:
         self.asked: list[Question] = []
@@ -39,7 +41,16 @@ class Scorer:
         if len(self.asked) + len(questions) > self.most:
             raise KilledError
         self.asked += questions
-        return Scores(tuple(make_predictions((one,), 0.5, seed=len(one.answer + one.id))[0] for one in questions), None)
+        return Scores(tuple(said_to(one, **how) for one in questions), None)
+
+
+def said_to(question: Question, wording: str = TRAINING_WORDING, exemplars: Sequence[Question] = ()) -> Prediction:
+    asked = f"{question.id} {question.answer} {wording} {[one.id for one in exemplars]}"
+    return make_predictions((question,), 0.5, seed=zlib.crc32(asked.encode()))[0]
+
+
+def text_after(question: Question, exemplars: Sequence[Question]) -> str:
+    return f"({said_to(question, exemplars=exemplars).pred})"
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +63,19 @@ def asker(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Asker:
     monkeypatch.setattr(
         asking,
         "score_alike",
-        lambda model, encoder, groups, exemplars: scorer(model, encoder, [one for group in groups for one in group]),
+        lambda model, encoder, groups, exemplars: scorer(
+            model, encoder, [one for group in groups for one in group], exemplars=exemplars
+        ),
     )
     return Asker(name="tuned", model=None, encoder=None, say=lambda text: None, seconds={})  # type: ignore[arg-type]
+
+
+def writes_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        asking,
+        "generate_texts",
+        lambda model, encoder, questions, exemplars: [text_after(one, exemplars) for one in questions],
+    )
 
 
 def test_after_a_kill_only_what_has_no_answer_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -94,11 +115,33 @@ def test_the_order_as_it_stands_is_not_asked_again(monkeypatch: pytest.MonkeyPat
 
 def test_a_wording_and_a_text_stand_beside_the_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = AskedSet(name="test", rows=tmp_path / "rows", questions=MIXED)
-    monkeypatch.setattr(asking, "generate_texts", lambda model, encoder, questions, **how: ["(B)"] * len(questions))
+    writes_texts(monkeypatch)
     one = asker(monkeypatch, Scorer())
     one.ask_letters(asked)
     one.ask_wording(asked, "bare")
     one.ask_texts(asked)
-    for row in read_rows(asked.rows).values():
-        assert (set(row.models), set(row.wordings)) == ({"tuned"}, {"bare"})
-        assert (row.texts, row.letters) == ({"tuned": "(B)"}, {"tuned": "B"})
+    rows = read_rows(asked.rows)
+    for question in MIXED:
+        row, said = rows[question.id], said_to(question)
+        assert row.models == {"tuned": said}
+        assert row.wordings == {"bare": said_to(question, "bare")} != {"bare": said}
+        assert (row.texts, row.letters) == ({"tuned": f"({said.pred})"}, {"tuned": said.pred})
+
+
+def test_all_that_a_model_with_exemplars_is_asked_comes_after_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = AskedSet(name="test", rows=tmp_path / "rows", questions=MIXED)
+    writes_texts(monkeypatch)
+    one = dataclasses.replace(asker(monkeypatch, Scorer()), exemplars=MIXED[:3])
+    one.ask_letters(asked)
+    one.ask_orders(asked)
+    one.ask_texts(asked)
+    rows = read_rows(asked.rows)
+    for question in MIXED:
+        row = rows[question.id]
+        moved = [rotate(question, shift) for shift in range(len(question.options))]
+        assert row.models == {"tuned": said_to(question, exemplars=MIXED[:3])} != {"tuned": said_to(question)}
+        assert row.orders == {"tuned": [said_to(order, exemplars=MIXED[:3]) for order in moved]}
+        assert row.texts == {"tuned": text_after(question, MIXED[:3])}
+    assert any(rows[one.id].texts != {"tuned": text_after(one, ())} for one in MIXED)

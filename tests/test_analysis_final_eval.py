@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,28 @@ from conftest import ROOT
 from tuned_fakes import TWO_TRIALS, make_results
 
 from analysis import final_eval, study_files
-from analysis.item_rows import read_rows
+from analysis.item_rows import ItemRow, read_rows
 from analysis.reads import count_reads
+from medqa import record
 from medqa.errors import DataError
-from medqa.questions import load_search_questions, load_test_questions
+from medqa.prediction import Prediction
+from medqa.prompt import pick_exemplars
+from medqa.questions import Question, load_other_questions, load_search_questions, load_test_questions
 
 SCRIPT = ROOT / "analysis" / "final_eval.py"
+TRIALS = (*TWO_TRIALS, ("config_3_high_rank", 0.4, True), ("explored_2", 0.45, True))
+TRIAL_OF = {
+    "zero_shot": None,
+    "fine_tuned": "explored_1",
+    "counterpart": "config_2_low_rank",
+    "best_preset": "config_3_high_rank",
+    "member explored_2": "explored_2",
+}
+"""Name in the rows to the trial whose adapter answers under it; None: the base."""
+MEMBERS = ("fine_tuned", "member explored_2")
+NEAR = 0.001
+"""Rounding moves a probability by less; another adapter, another wording or exemplars move one by more than FAR."""
+FAR = 0.004
 OPTIONS = {
     *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
     *("--top", "--also", "--name", "--results", "--tracking-uri"),
@@ -73,9 +92,8 @@ def test_it_must_be_told_what_to_evaluate() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory, tiny_mistral: Path) -> Path:
-    """A results folder with one search of three trials: an untrained adapter on a tiny Mistral."""
-    trials = (*TWO_TRIALS, ("config_3_high_rank", 0.4, True))
-    return make_results(tmp_path_factory.mktemp("work"), str(tiny_mistral), trials=trials)
+    """A results folder with one search of four trials, each with another adapter on a tiny Mistral."""
+    return make_results(tmp_path_factory.mktemp("work"), str(tiny_mistral), moved=0.02, trials=TRIALS)
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +135,19 @@ def test_an_evaluation_leaves_every_file_and_figure(evaluated: Path) -> None:
     assert names >= {*study_files.FILES, *study_files.OTHER_RESULTS.values(), *FROM_THE_RECORD}
     assert len(list(folder.glob("*.png"))) >= 9
     assert {path.name for path in (folder / "also" / "mine").iterdir()} >= {*study_files.SET_FILES, "items.jsonl"}
-    # an untrained adapter changes nothing: zero-shot and tuned agree item by item, and so does their ensemble
-    zero_shot, tuned = (
-        json.loads((folder / name).read_text())["predictions"]
-        for name in ("zero_shot_results.json", "finetuned_test_results.json")
-    )
-    assert [row["probabilities"] for row in zero_shot] == [row["probabilities"] for row in tuned]
     positions = json.loads((folder / "positions.json").read_text())
     assert set(positions["models"]) == {"zero_shot", "fine_tuned", "counterpart"}
     assert set(positions["pairs"]) == {"fine_tuned_minus_zero_shot", "fine_tuned_minus_counterpart"}
-    assert positions["pairs"]["fine_tuned_minus_zero_shot"]["accuracy"]["value"] == 0
     evaluation = json.loads((folder / "evaluation.json").read_text())
-    assert evaluation["ensemble"] == ["explored_1", "config_3_high_rank"]
+    assert evaluation["ensemble"] == ["explored_1", "explored_2"]
     assert (evaluation["counterpart"], evaluation["best_preset"]) == ("config_2_low_rank", "config_3_high_rank")
+    fine_tuned, best_preset = (
+        json.loads((folder / name).read_text())["overall_accuracy"]
+        for name in ("finetuned_test_results.json", "best_preset_results.json")
+    )
     statistics = json.loads((folder / "statistics.json").read_text())
-    assert statistics["fine_tuned_minus_best_preset"]["difference"]["value"] == 0
+    difference = statistics["fine_tuned_minus_best_preset"]["difference"]["value"]
+    assert difference == pytest.approx(fine_tuned - best_preset)
     assert "on the test split over `config_3_high_rank`, the best preset on validation" in (
         (folder / "report.md").read_text()
     )
@@ -144,13 +160,171 @@ def test_every_question_has_one_row_with_all_that_was_asked(evaluated: Path) -> 
     lines = (evaluated / "x" / "final_eval" / "items.jsonl").read_text().splitlines()
     assert len(rows) == len(lines) == 12
     for row in rows.values():
-        assert set(row.models) == {"zero_shot", "few_shot", "fine_tuned", "counterpart", "best_preset"}
+        assert set(row.models) == {"few_shot", *TRIAL_OF}
         assert set(row.texts) == {"zero_shot", "fine_tuned"}
         assert {name: len(items) for name, items in row.orders.items()} == dict.fromkeys(
             ("zero_shot", "fine_tuned", "counterpart"), 4
         )
         assert row.orders["fine_tuned"][0] == row.models["fine_tuned"]
         assert set(row.wordings) == {"bare", "reasoning", "role"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A set's questions, and what the evaluation's folder holds of them."""
+
+    folder: Path
+    questions: tuple[Question, ...]
+
+    @property
+    def rows(self) -> list[ItemRow]:
+        rows = read_rows(self.folder / "items.jsonl")
+        return [rows[one.id] for one in self.questions]
+
+    def said_by(self, model: str) -> list[Prediction]:
+        return [row.models[model] for row in self.rows]
+
+
+@pytest.fixture(params=["test", "mine"])
+def recorded(request: pytest.FixtureRequest, evaluated: Path) -> Recorded:
+    """The test split, then the other set, whose questions have two to five options."""
+    folder = evaluated / "x" / "final_eval"
+    if request.param == "test":
+        return Recorded(folder, load_other_questions(evaluated.parent / "questions" / "test.jsonl"))
+    return Recorded(folder / "also" / "mine", load_other_questions(evaluated.parent / "other.jsonl"))
+
+
+@contextlib.contextmanager
+def model_of(results: Path, trial: str | None) -> Iterator[tuple[Any, Any]]:
+    """A trial's adapter on the base, or the base alone, and its encoder; none of the evaluation's code is used."""
+    from medqa.model import load_base
+
+    base = load_base(record.read_identity(results.parent / "explored_1").task)
+    adapted = base.adapter_from(results.parent / trial / record.ADAPTER) if trial else None
+    with adapted or contextlib.nullcontext(base.model) as model:
+        yield model, base.encoder
+
+
+def asked_directly(
+    results: Path, trial: str | None, questions: Sequence[Question], **how: Any
+) -> tuple[Prediction, ...]:
+    from medqa.scoring import score_questions
+
+    with model_of(results, trial) as (model, encoder):
+        return score_questions(model, encoder, questions, **how).predictions
+
+
+def gap(found: Sequence[Prediction], wanted: Sequence[Prediction]) -> float:
+    """The largest difference of a letter's probability between two models' answers to the same questions."""
+    largest = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.id, one.gold, [*one.probabilities]) == (other.id, other.gold, [*other.probabilities])
+        largest = max(largest, *(abs(value - other.probabilities[key]) for key, value in one.probabilities.items()))
+    return largest
+
+
+@pytest.mark.slow
+def test_each_model_s_answers_are_those_of_its_own_adapter(evaluated: Path, recorded: Recorded) -> None:
+    said = {model: recorded.said_by(model) for model in TRIAL_OF}
+    for model, trial in TRIAL_OF.items():
+        assert gap(said[model], asked_directly(evaluated, trial, recorded.questions)) < NEAR, model
+    # else one taken for another would not show
+    assert all(gap(said[one], said[other]) > FAR for one, other in itertools.combinations(TRIAL_OF, 2))
+
+
+@pytest.mark.slow
+def test_each_file_of_results_holds_the_answers_of_its_model(recorded: Recorded) -> None:
+    files = {**study_files.RESULTS, **study_files.OTHER_RESULTS}
+    for model in ("zero_shot", "few_shot", "fine_tuned", "best_preset"):
+        results = json.loads((recorded.folder / files[model]).read_text())
+        assert [*record.predictions_from_rows(results["predictions"])] == recorded.said_by(model), model
+
+
+@pytest.mark.slow
+def test_the_generated_texts_are_those_of_their_own_adapter(evaluated: Path, recorded: Recorded) -> None:
+    from medqa.generation import generate_texts
+
+    texts = {}
+    for name in ("zero_shot", "fine_tuned"):
+        with model_of(evaluated, TRIAL_OF[name]) as (model, encoder):
+            texts[name] = generate_texts(model, encoder, recorded.questions)
+        assert [row.texts[name] for row in recorded.rows] == [*texts[name]]
+    assert texts["zero_shot"] != texts["fine_tuned"]
+
+
+@pytest.mark.slow
+def test_the_3_shot_answers_are_those_after_three_train_questions(evaluated: Path, recorded: Recorded) -> None:
+    train = load_search_questions(str(evaluated.parent / "questions")).train
+    exemplars, said = pick_exemplars(train, 3, 42), recorded.said_by("few_shot")
+    assert len(exemplars) == 3
+    assert gap(said, asked_directly(evaluated, None, recorded.questions, exemplars=exemplars)) < NEAR
+    assert gap(said, recorded.said_by("zero_shot")) > FAR
+
+
+@pytest.mark.slow
+def test_each_wording_s_answers_are_those_to_that_prompt(evaluated: Path, recorded: Recorded) -> None:
+    said = {name: [row.wordings[name] for row in recorded.rows] for name in ("bare", "reasoning", "role")}
+    for name, answers in said.items():
+        assert gap(answers, asked_directly(evaluated, "explored_1", recorded.questions, wording=name)) < NEAR, name
+    said["ours"] = recorded.said_by("fine_tuned")
+    assert all(gap(said[one], said[other]) > FAR for one, other in itertools.combinations(said, 2))
+
+
+@pytest.mark.slow
+def test_the_ensemble_is_the_mean_of_the_two_best_by_validation(evaluated: Path, recorded: Recorded) -> None:
+    results = json.loads((recorded.folder / "ensemble_results.json").read_text())
+    members = [asked_directly(evaluated, TRIAL_OF[name], recorded.questions) for name in MEMBERS]
+    for row, *items in zip(results["predictions"], *members, strict=True):
+        mean = {letter: sum(one.probabilities[letter] for one in items) / 2 for letter in items[0].probabilities}
+        assert row["id"] == items[0].id
+        assert row["probabilities"] == pytest.approx(mean, abs=NEAR)
+        assert row["pred"] == likeliest(row["probabilities"])
+
+
+@pytest.mark.slow
+def test_the_validation_answers_are_of_the_same_models(evaluated: Path) -> None:
+    questions = load_search_questions(str(evaluated.parent / "questions")).validation
+    rows = list(read_rows(evaluated / "x" / "final_eval" / "validation.jsonl").values())
+    assert {name for row in rows for name in row.models} == {"zero_shot", *MEMBERS}
+    for name in ("zero_shot", *MEMBERS):
+        said = [row.models[name] for row in rows]
+        assert gap(said, asked_directly(evaluated, TRIAL_OF[name], questions)) < NEAR, name
+
+
+def moved_on(question: Question, places: int) -> Question:
+    """The question with its options so many places further on, the last ones first; as a reader would write it."""
+    texts = list(question.options.values())
+    options = dict(zip(question.options, texts[-places:] + texts[:-places], strict=True))
+    (answer,) = (letter for letter, text in options.items() if text == question.options[question.answer])
+    return dataclasses.replace(question, options=options, answer=answer)
+
+
+def likeliest(probabilities: dict[str, float]) -> str:
+    return max(probabilities, key=lambda one: probabilities[one])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zero_shot", "fine_tuned", "counterpart"])
+def test_the_orders_answers_are_those_to_the_question_with_its_options_moved(
+    evaluated: Path, recorded: Recorded, name: str
+) -> None:
+    asked = [moved_on(one, places) for one in recorded.questions for places in range(len(one.options))]
+    said = [item for row in recorded.rows for item in row.orders[name]]
+    assert gap(said, asked_directly(evaluated, TRIAL_OF[name], asked)) < NEAR
+    # back from the letters that it saw to the options' texts, which no order changes
+    back = [
+        {text: item.probabilities[letter] for letter, text in one.options.items()}
+        for one, item in zip(asked, said, strict=True)
+    ]
+    orders, flipped, right = iter(back), 0, 0
+    for question in recorded.questions:
+        own = list(itertools.islice(orders, len(question.options)))
+        flipped += len({likeliest(order) for order in own}) > 1
+        mean = {text: sum(order[text] for order in own) / len(own) for text in own[0]}
+        right += likeliest(mean) == question.options[question.answer]
+    told, n = json.loads((recorded.folder / "positions.json").read_text())["models"][name], len(recorded.questions)
+    assert told["flip_rate"]["value"] == pytest.approx(flipped / n)
+    assert told["mean_vote"]["value"] == pytest.approx(right / n)
 
 
 @pytest.mark.slow
@@ -244,7 +418,7 @@ def test_a_preset_a_run_or_a_folder_is_evaluated_by_name(evaluated: Path, tmp_pa
         assert evaluation["winner"]["name"] == "config_2_low_rank"
         assert "asked for by name" in evaluation["best_means"]
     # an adapter that no search knows stands by itself, and its reads are counted there
-    assert ask("--adapter", evaluated.parent / "record" / "adapter", "--results", tmp_path) == 0
+    assert ask("--adapter", evaluated.parent / "explored_1" / "adapter", "--results", tmp_path) == 0
     assert json.loads((tmp_path / "explored_1" / "final_eval" / "evaluation.json").read_text())["test_reads"] == 1
 
 
@@ -255,7 +429,7 @@ def test_a_preset_a_run_or_a_folder_is_evaluated_by_name(evaluated: Path, tmp_pa
         (("--preset", "config_1_baseline"), ("no trial of preset", "explored_1")),
         (("--run-id", "0" * 32), ("MLflow", "0" * 32)),
         (("--adapter", "absent"), ("no adapter here", "adapter_config.json")),
-        (("--best", "--top", "4"), ("keeps the adapters of 3 trials", "--top")),
+        (("--best", "--top", "5"), ("keeps the adapters of 4 trials", "--top")),
         (("--best", "--top", "1"), ("2 adapters or more",)),
         (("--best", "--also", "mine=absent.jsonl"), ("absent.jsonl: no such file",)),
     ],

@@ -12,19 +12,21 @@ TWO_TRIALS = (("explored_1", 0.5, True), ("config_2_low_rank", 0.25, False))
 def make_results(
     folder: Path, model: str, *, moved: float = 0.0, trials: tuple[tuple[str, float, bool], ...] = TWO_TRIALS
 ) -> Path:
-    """Make a results folder with a search `x` of trials that share one adapter; return it.
+    """Make a results folder with a search `x`; return it.
+
+    Each trial has an adapter of its own, so that one taken for another shows; its files are kept in `folder / name`.
 
     Args:
         folder: An empty folder.
         model: Folder of the base model, or "demo".
-        moved: Standard deviation of the adapter's B matrices; 0.0 leaves it untrained.
+        moved: Standard deviation of the adapters' B matrices; 0.0 leaves them untrained, and all the same.
         trials: Each trial's name, validation accuracy, and whether it shuffled options.
     """
     from mlflow import MlflowClient
 
     from medqa.presets import PRESETS
 
-    record_folder = _make_record(folder, model, moved)
+    _make_records(folder, model, moved, [name for name, _, _ in trials])
     results = folder / "results"
     (results / "x").mkdir(parents=True)
     (results / "x" / "settings.json").write_text(json.dumps({"metric": "accuracy"}))
@@ -38,11 +40,11 @@ def make_results(
         client.log_metric(trial, "best_accuracy", accuracy)
         client.log_metric(trial, "best_answer_nll", 1.4)
         client.log_param(trial, "shuffle_options", str(shuffled))
-        client.log_artifacts(trial, str(record_folder))
+        client.log_artifacts(trial, str(folder / name))
     return results
 
 
-def _make_record(folder: Path, model_name: str, moved: float) -> Path:
+def _make_records(folder: Path, model_name: str, moved: float, names: list[str]) -> None:
     import torch
 
     from medqa import record
@@ -56,24 +58,25 @@ def _make_record(folder: Path, model_name: str, moved: float) -> Path:
     _write_questions(folder / "questions")
     task, config = Task(model=model_name, data=str(folder / "questions")), TrialConfig(lora_rank=4)
     questions, base = load_search_questions(task.data), load_base(task)
-    with base.new_adapter(config) as model:
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=moved)
-        model.save_pretrained(folder / "record" / record.ADAPTER)
-        validation = score_questions(model, base.encoder, questions.validation).predictions
-    identity = record.TrialIdentity(
-        name="explored_1",
-        config=config,
-        task=task,
-        data_fingerprint=questions.fingerprint,
-        prompt_fingerprint=wording_fingerprint(),
-        base_fingerprint=base.fingerprint,
-        versions={},
-    )
-    record.write_identity(folder / "record", identity)
-    record.write_json(folder / "record" / record.VAL_RESULTS, study_results(validation, questions.validation))
-    return folder / "record"
+    for number, name in enumerate(names):
+        with base.new_adapter(config) as model:
+            dice = torch.Generator().manual_seed(number)
+            for weight_name, weight in model.named_parameters():
+                if "lora_B" in weight_name:
+                    torch.nn.init.normal_(weight, std=moved, generator=dice)
+            model.save_pretrained(folder / name / record.ADAPTER)
+            validation = score_questions(model, base.encoder, questions.validation).predictions
+        identity = record.TrialIdentity(
+            name=name,
+            config=config,
+            task=task,
+            data_fingerprint=questions.fingerprint,
+            prompt_fingerprint=wording_fingerprint(),
+            base_fingerprint=base.fingerprint,
+            versions={},
+        )
+        record.write_identity(folder / name, identity)
+        record.write_json(folder / name / record.VAL_RESULTS, study_results(validation, questions.validation))
 
 
 def _write_questions(folder: Path) -> None:
