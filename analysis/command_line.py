@@ -1,10 +1,12 @@
-"""What the scripts here share: the options that name a search, and every error of ours as one line with exit code 2."""
+"""What the scripts here share: options that name a search, the command as it is recorded, errors as one line."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,12 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default=results, metavar="DIR", help=by)
     by = "MLflow's address (default: $MLFLOW_TRACKING_URI, else that of the results)"
     parser.add_argument("--tracking-uri", default=uri, metavar="URI", help=by)
+
+
+def given_command() -> str:
+    """Return the command that was given, without user and password of any address in it: it is kept and shown."""
+    # to the last @, because a password may hold one, and with a colon also a slash
+    return shlex.join(re.sub(r"://([^:/]*:.*|[^/?#]*)@", "://", argument) for argument in sys.argv)
 
 
 def with_results_here(arguments: argparse.Namespace, needs_search: bool = True) -> argparse.Namespace:

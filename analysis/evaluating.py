@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from analysis import evaluation_folder as folders
 from analysis import study_files
 from analysis.asking import AskedSet, Asker
 from analysis.chosen import compare_with_others
+from analysis.command_line import given_command
 from analysis.evaluation import COUNTERPART, EXEMPLAR_SEED, EXEMPLARS, FEW_SHOT, FINE_TUNED, ZERO_SHOT
 from analysis.evaluation_folder import Started
 from analysis.item_rows import ITEM_ROWS, VALIDATION_ROWS, ItemRow, append_rows, read_rows, write_rows
@@ -50,7 +49,7 @@ def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace) 
     search, winner = selected.search, prepared.tuned[0]
     plan = plan_of(prepared)
     folder, goes_on = folders.open_folder(search.folder, plan)
-    read = Read(run_id=winner.trial.run_id, folder=folder, command=shlex.join(sys.argv), goes_on=goes_on)
+    read = Read(run_id=winner.trial.run_id, folder=folder, command=given_command(), goes_on=goes_on)
     test = read_test_split(winner.identity.task, search.folder, read)
     check_disjoint({TRAIN: prepared.known.train, VALIDATION: prepared.known.validation, TEST: test})
     started = folders.read_started(folder) if goes_on else _start(selected, prepared, plan, read, arguments)
