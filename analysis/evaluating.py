@@ -47,7 +47,7 @@ def evaluate(selected: Selected, arguments: argparse.Namespace) -> None:
 def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace) -> Path:
     """Open the folder, read the test split, and ask every model everything that has no answer there yet."""
     search, winner = selected.search, prepared.tuned[0]
-    plan = plan_of(prepared)
+    plan = plan_of(selected, prepared)
     folder, goes_on = folders.open_folder(search.folder, plan)
     read = Read(run_id=winner.trial.run_id, folder=folder, command=given_command(), goes_on=goes_on)
     test = read_test_split(winner.identity.task, search.folder, read)

@@ -112,10 +112,15 @@ def _tuned(model: str, trial: Trial, record_folder: Path, adapter: Path) -> Tune
     return Tuned(model=model, trial=trial, record_folder=record_folder, adapter=adapter, identity=identity)
 
 
-def plan_of(prepared: Prepared) -> dict[str, Any]:
+def plan_of(selected: Selected, prepared: Prepared) -> dict[str, Any]:
     """Return what makes two evaluations the same: what is asked of what; a killed one goes on where it is equal."""
     identity = prepared.tuned[0].identity
     return {
+        "run": selected.trial.run_id,
+        "means": selected.choice["means"],
+        "ensemble": [trial.name for trial in selected.ensemble],
+        "counterpart": selected.counterpart.name if selected.counterpart else "",
+        "best_preset": selected.best_preset.name if selected.best_preset else "",
         "adapters": {one.model: one.fingerprint for one in prepared.tuned},
         "data": identity.data_fingerprint,
         "prompt": identity.prompt_fingerprint,

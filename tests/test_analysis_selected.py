@@ -10,8 +10,10 @@ import pytest
 from tuned_fakes import make_results
 
 from analysis import prepared
+from analysis.evaluation_folder import find_unfinished
 from analysis.selected import Selected, select
-from medqa.record import ADAPTER
+from medqa.questions import load_search_questions
+from medqa.record import ADAPTER, write_json
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,33 @@ def test_a_preset_whose_adapter_is_not_kept_is_not_evaluated(tiny_mistral: Path,
     assert preset is not None
     shutil.rmtree(results / "artifacts" / preset.run_id / "artifacts" / ADAPTER)
     assert chosen(results, best=True).best_preset is None
+
+
+def plan(results: Path, temporary: Path, **asked: object) -> dict[str, object]:
+    temporary.mkdir()
+    selected = chosen(results, **asked)
+    tuned = prepared._fetch(selected, temporary)
+    known = load_search_questions(tuned[0].identity.task.data)
+    ready = prepared.Prepared(base=None, known=known, tuned=tuned, also={})  # type: ignore[arg-type]
+    return prepared.plan_of(selected, ready)
+
+
+@pytest.mark.parametrize(
+    ("killed", "asked"),
+    [
+        ({"best": True}, {"best": True, "top": 2}),
+        ({"best": True, "top": 2}, {"best": True}),
+        ({"preset": "config_2_low_rank"}, {"preset": "config_2_low_rank", "top": 2}),
+        ({"preset": "config_2_low_rank"}, {"run_id": ""}),
+    ],
+)
+def test_a_killed_evaluation_goes_on_only_where_the_same_was_asked(
+    results: Path, tmp_path: Path, killed: dict[str, object], asked: dict[str, object]
+) -> None:
+    if "run_id" in asked:  # the same trial, by another name
+        asked = {"run_id": chosen(results, **killed).trial.run_id}
+    before, now = plan(results, tmp_path / "killed", **killed), plan(results, tmp_path / "asked", **asked)
+    assert before["data"] == now["data"]
+    write_json(tmp_path / "search" / "final_eval" / "started.json", {"plan": before, "finished": False})
+    assert find_unfinished(tmp_path / "search", before) == tmp_path / "search" / "final_eval"
+    assert find_unfinished(tmp_path / "search", now) is None
