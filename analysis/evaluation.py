@@ -25,6 +25,8 @@ BEST_PRESET = "best_preset"
 """The search's best preset beside a winner that is none: what the search itself was worth, on the test split."""
 COUNTERPART = "counterpart"
 """The best trial trained the other way about shuffled options: only its orders of the options are compared."""
+ASKED_ORDERS, ASKED_TEXTS = (ZERO_SHOT, FINE_TUNED, COUNTERPART), (ZERO_SHOT, FINE_TUNED)
+"""Models that are asked in every order of the options, and those that write their answer too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ OPTIONS = {
     *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
     *("--top", "--also", "--name", "--results", "--tracking-uri"),
 }
-FROM_THE_RECORD = {"items.jsonl", "validation.jsonl", "questions.json", "started.json"}
+FROM_THE_RECORD = {"items.jsonl", "validation.jsonl", "questions.json", "started.json", "seconds.json"}
 
 
 def run(*arguments: object, interpreter: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess[str]:
@@ -194,14 +194,20 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(evaluated: Pat
     process.wait()
     assert not json.loads((folder / "started.json").read_text())["finished"]
     assert not (folder / "evaluation.json").exists()
-    reads = count_reads(evaluated / "x")
+    reads, spent = count_reads(evaluated / "x"), json.loads((folder / "seconds.json").read_text())
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert f"going on with {folder}" in again.stdout
     assert "test, zero_shot, letters" not in again.stdout, "what was answered was asked again"
     assert count_reads(evaluated / "x") == reads
+    seconds = json.loads((folder / "seconds.json").read_text())
+    assert "test, zero_shot, letters" in spent
+    assert len(seconds) > len(spent)
+    assert all(seconds[name] >= spent[name] for name in spent)
+    told = json.loads((folder / "evaluation.json").read_text())["seconds"]
+    assert told == pytest.approx(sum(seconds.values()), abs=0.06)
     # these say when, how often and how long
-    telling = {"evaluation.json", "started.json", "report.md", "report.html", "model_card.md"}
+    telling = {"evaluation.json", "started.json", "seconds.json", "report.md", "report.html", "model_card.md"}
     one, other = (
         {name: text for name, text in content_of(place).items() if Path(name).name not in telling}
         for place in (whole, folder)
