@@ -17,7 +17,7 @@ from analysis.evaluation import (
     FINE_TUNED,
     load_same_base,
     load_same_questions,
-    require_same,
+    require_same_tokens,
 )
 from analysis.runs import Search, Trial
 from analysis.selected import Selected, find_record
@@ -27,7 +27,7 @@ from medqa.memory import keep_weights_if_roomy
 from medqa.model import BaseModel
 from medqa.prediction import Prediction
 from medqa.questions import Question, QuestionSet, fingerprint, load_other_questions
-from medqa.record import TrialIdentity
+from medqa.record import TrialIdentity, require_same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +78,8 @@ def prepare(selected: Selected, arguments: argparse.Namespace, temporary: Path) 
     known = load_same_questions(identity)
     print(f"loading {identity.task.model}", flush=True)
     base = load_same_base(identity)
+    for one in tuned[1:]:
+        require_same_tokens(one.identity, base)
     keep_weights_if_roomy(base.model)
     return Prepared(base=base, known=known, tuned=tuned, also=also)
 
@@ -124,6 +126,7 @@ def plan_of(selected: Selected, prepared: Prepared) -> dict[str, Any]:
         "adapters": {one.model: one.fingerprint for one in prepared.tuned},
         "data": identity.data_fingerprint,
         "prompt": identity.prompt_fingerprint,
+        "tokens": prepared.base.encoder.fingerprint(),
         "base": identity.base_fingerprint,
         "also": {name: fingerprint(questions) for name, questions in prepared.also.items()},
         "exemplars": [EXEMPLARS, EXEMPLAR_SEED],

@@ -26,6 +26,13 @@ WORDINGS: tuple[str, ...] = tuple(_INSTRUCTIONS)
 _TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024", "enable_thinking": False}
 """What some templates ask for. Llama 3's writes the day into the prompt, by default that of the call: a prompt would
 change overnight; this is the day that Llama 3.1's has by default. Qwen 3's begins the answer with a place to think."""
+_SAMPLE = Question(
+    "sample",
+    "A 37-year-old woman\u2019s temperature is 38.5 \u00b0C, her pulse 104/min.  Cause?\n- \u03b2-lactamase?",
+    {"A": "Na+ 128 mEq/L", "B": "S\u00e9zary syndrome", "C": "<i>Candida</i>", "D": "(none)"},
+    "B",
+)
+"""Letters, digits, signs, spaces and line ends as the questions have them: what a tokenizer may treat differently."""
 _MOST_KNOWN = 60_000
 """Prompts that an encoder remembers before it forgets them all: MedQA in five orders of its options, some 700 MB."""
 
@@ -96,6 +103,14 @@ class PromptEncoder:
         if self._closing:
             answers = [item.answer_ids for item in samples]
             self._answers = dict(zip(self._texts_after(chats, self._prompts(chats)), answers, strict=True))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the token ids of a fixed question with its answer, in every wording.
+
+        It changes with the chat template, the tokenizer and the letters' tokens, whatever their files are called.
+        """
+        asked = [self.encode(_SAMPLE, wording).full_ids for wording in WORDINGS]
+        return hashlib.sha256(json.dumps([asked, self.letter_ids]).encode()).hexdigest()
 
     def encode(
         self, question: Question, wording: str = TRAINING_WORDING, exemplars: Sequence[Question] = ()

@@ -48,6 +48,8 @@ class TrialIdentity:
     """Package name to version."""
     extra_fingerprint: str = ""
     """SHA-256 of the extra training questions; "" where there are none."""
+    token_fingerprint: str = ""
+    """SHA-256 of what chat template and tokenizer make of the prompt; "" in the records of older versions."""
 
 
 def write_identity(run_dir: Path, identity: TrialIdentity) -> None:
@@ -63,6 +65,15 @@ def read_identity(run_dir: Path) -> TrialIdentity:
         return TrialIdentity(**fields)
     except (KeyError, TypeError) as error:
         raise RecordError(f"{run_dir / CONFIG}: not a trial's configuration ({error})") from error
+
+
+def require_same(what: str, where: str, recorded: str, loaded: str) -> None:
+    """Raise RecordError when a fingerprint is not the recorded one; nothing is said of one that is not recorded."""
+    if recorded and recorded != loaded:
+        raise RecordError(
+            f"the {what} changed since the trial was trained ({where}: recorded {recorded[:12]}, now {loaded[:12]}): "
+            "restore what it was, or search again"
+        )
 
 
 def write_json(path: Path, content: Any) -> None:

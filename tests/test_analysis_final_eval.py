@@ -328,6 +328,25 @@ def test_a_changed_base_is_refused(results: Path, tiny_mistral: Path, capsys: py
     assert count_reads(results / "x") == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"), [("prompt_fingerprint", "prompt"), ("token_fingerprint", "chat template or tokenizer")]
+)
+def test_another_prompt_is_refused(results: Path, changed: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    records, before = list(results.glob("artifacts/*/artifacts/config.json")), count_reads(results / "x")
+    original = records[0].read_text()
+    for path in records:
+        path.write_text(json.dumps(json.loads(original) | {changed: "0" * 64}))
+    try:
+        assert ask("--best", "--results", results) == 2
+    finally:
+        for path in records:
+            path.write_text(original)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"the {words} changed since the trial was trained" in said
+    assert count_reads(results / "x") == before
+
+
 @pytest.mark.slow
 def test_answers_from_another_run_are_refused_and_nothing_is_overwritten(
     evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,6 +12,7 @@ from tuned_fakes import make_results
 from analysis import prepared
 from analysis.evaluation_folder import find_unfinished
 from analysis.selected import Selected, select
+from medqa.model import load_base
 from medqa.questions import load_search_questions
 from medqa.record import ADAPTER, write_json
 
@@ -51,8 +52,8 @@ def plan(results: Path, temporary: Path, **asked: object) -> dict[str, object]:
     selected = chosen(results, **asked)
     tuned = prepared._fetch(selected, temporary)
     known = load_search_questions(tuned[0].identity.task.data)
-    ready = prepared.Prepared(base=None, known=known, tuned=tuned, also={})  # type: ignore[arg-type]
-    return prepared.plan_of(selected, ready)
+    base = load_base(tuned[0].identity.task)
+    return prepared.plan_of(selected, prepared.Prepared(base=base, known=known, tuned=tuned, also={}))
 
 
 @pytest.mark.parametrize(
