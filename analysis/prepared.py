@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from analysis import runs
+from analysis.adapters import adapter_fingerprint
 from analysis.evaluation import (
     BEST_PRESET,
     COUNTERPART,
@@ -22,7 +22,6 @@ from analysis.evaluation import (
 from analysis.runs import Search, Trial
 from analysis.selected import Selected, find_record
 from medqa import record
-from medqa.errors import RecordError
 from medqa.memory import keep_weights_if_roomy
 from medqa.model import BaseModel
 from medqa.prediction import Prediction
@@ -38,20 +37,14 @@ class Tuned:
     trial: Trial
     record_folder: Path
     adapter: Path
+    fingerprint: str
+    """SHA-256 of the adapter's weights and settings."""
     identity: TrialIdentity
 
     @property
     def validation(self) -> tuple[Prediction, ...]:
         """What it said to the validation questions when it was kept."""
         return record.predictions_from_rows(record.read_json(self.record_folder / record.VAL_RESULTS)["predictions"])
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the adapter's weights; RecordError when they are not there."""
-        path = self.adapter / "adapter_model.safetensors"
-        if not path.is_file():
-            raise RecordError(f"{path}: no such file, so the adapter of {self.trial.name!r} cannot be evaluated")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,14 +97,21 @@ def _fetch(selected: Selected, temporary: Path) -> tuple[Tuned, ...]:
 
 
 def fetch(search: Search, trial: Trial, into: Path, model: str = FINE_TUNED) -> Tuned:
-    """Fetch a trial's files from its run in MLflow; RecordError when one of them is not there."""
+    """Fetch a trial's files from its run in MLflow; RecordError when one of them is not there or broken."""
     folder = runs.download_record(search, trial, into)
     return _tuned(model, trial, folder, folder / record.ADAPTER)
 
 
 def _tuned(model: str, trial: Trial, record_folder: Path, adapter: Path) -> Tuned:
     identity = record.read_identity(record_folder)
-    return Tuned(model=model, trial=trial, record_folder=record_folder, adapter=adapter, identity=identity)
+    return Tuned(
+        model=model,
+        trial=trial,
+        record_folder=record_folder,
+        adapter=adapter,
+        fingerprint=adapter_fingerprint(adapter),
+        identity=identity,
+    )
 
 
 def plan_of(selected: Selected, prepared: Prepared) -> dict[str, Any]:

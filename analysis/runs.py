@@ -145,9 +145,14 @@ def find_trial(search: Search, what: str, matches: Callable[[Trial], bool]) -> T
 def best_adapters(search: Search) -> list[Trial]:
     """Return the trials, and trainings with new seeds, whose adapter is kept, the best on validation first."""
     ranked = best_first([*search.trials, *search.repeats], search.metric)
+    return [trial for trial in ranked if has_adapter(search, trial)]
+
+
+def has_adapter(search: Search, trial: Trial) -> bool:
+    """Whether the adapter of a trial is among its run's artifacts."""
     with mlflow_errors(search.tracking_uri):
         client = client_of(search.tracking_uri)
-        return [trial for trial in ranked if ADAPTER in {item.path for item in client.list_artifacts(trial.run_id)}]
+        return ADAPTER in {item.path for item in client.list_artifacts(trial.run_id)}
 
 
 def download_record(search: Search, trial: Trial, into: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from tuned_fakes import make_results
 from analysis import prepared
 from analysis.evaluation_folder import find_unfinished
 from analysis.selected import Selected, select
+from medqa.errors import RecordError
 from medqa.model import load_base
 from medqa.questions import load_search_questions
-from medqa.record import ADAPTER, write_json
+from medqa.record import ADAPTER, VAL_RESULTS, read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,59 @@ def test_a_preset_whose_adapter_is_not_kept_is_not_evaluated(tiny_mistral: Path,
     assert preset is not None
     shutil.rmtree(results / "artifacts" / preset.run_id / "artifacts" / ADAPTER)
     assert chosen(results, best=True).best_preset is None
+
+
+def copied_record(results: Path, folder: Path, **settings: object) -> Path:
+    """The files of explored_1, as a person keeps them, with other settings of its adapter."""
+    shutil.copytree(results.parent / "record", folder)
+    validation = read_json(folder / VAL_RESULTS)
+    write_json(folder / VAL_RESULTS, validation | {"overall_accuracy": 0.5})
+    path = folder / ADAPTER / "adapter_config.json"
+    write_json(path, read_json(path) | settings)
+    return folder
+
+
+def test_a_given_adapter_is_its_trials_where_the_run_holds_the_same(results: Path, tmp_path: Path) -> None:
+    same = copied_record(results, tmp_path / "same", base_model_name_or_path="elsewhere", revision="main")
+    assert chosen(results, adapter=same).trial == chosen(results, best=True).trial
+    other = chosen(results, adapter=copied_record(results, tmp_path / "other", lora_alpha=99))
+    assert (other.trial.name, other.trial.run_id) == ("explored_1", "")
+
+
+def cut_weights(adapter: Path) -> None:
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def remove_weights(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def break_settings(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text('{"peft_type": ')
+
+
+def empty_settings(adapter: Path) -> None:
+    (adapter / "adapter_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (cut_weights, r"adapter_model\.safetensors: not an adapter's whole weights"),
+        (remove_weights, r"adapter_model\.safetensors: no such file"),
+        (break_settings, r"adapter_config\.json: not JSON"),
+        (empty_settings, r"adapter_config\.json: not an adapter's settings"),
+    ],
+)
+def test_a_broken_adapter_is_one_line_before_anything_is_asked(
+    results: Path, tmp_path: Path, spoil: Callable[[Path], None], words: str
+) -> None:
+    folder = copied_record(results, tmp_path / "record")
+    spoil(folder / ADAPTER)
+    arguments = argparse.Namespace(also={})
+    with pytest.raises(RecordError, match=words):
+        prepared.prepare(chosen(results, adapter=folder), arguments, tmp_path)
 
 
 def plan(results: Path, temporary: Path, **asked: object) -> dict[str, object]:
