@@ -117,6 +117,7 @@ def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Pa
     known = evaluation.load_same_questions(identity)
     base = evaluation.load_same_base(identity)
     with base.adapter_from(adapter) as model:
+        harness.require_our_tokens(model, base.encoder, known.validation[0])
         folder = reads.new_folder(search_folder, FOLDER)
         read = reads.Read(run_id=run_id, folder=folder, command=given_command())
         test = reads.read_test_split(identity.task, search_folder, read)

@@ -142,7 +142,7 @@ class PromptEncoder:
             for text, ids in zip(self._texts_after(chats, prompts), prompt_ids, strict=True)
         ]
         rest = [row for row, answer in enumerate(answers) if answer is None]
-        for row, full_ids in zip(rest, self._tokenise(self._render([chats[row] for row in rest])), strict=True):
+        for row, full_ids in zip(rest, self._tokenise(self.render([chats[row] for row in rest])), strict=True):
             answers[row] = self._checked_answer(prompt_ids[row], full_ids)
         return [Encoded(ids, answer) for ids, answer in zip(prompt_ids, answers, strict=True) if answer]
 
@@ -175,13 +175,19 @@ class PromptEncoder:
         return bool(bos is not None and ids.count(bos) > 1)
 
     def _prompts(self, chats: Sequence[Chat]) -> list[str]:
-        return self._render([chat[:-1] for chat in chats], add_generation_prompt=True)
+        return self.render([chat[:-1] for chat in chats], add_generation_prompt=True)
 
     def _texts_after(self, chats: Sequence[Chat], prompts: Sequence[str]) -> list[str]:
         """Return what the template writes after each prompt: the answer and what closes it."""
-        return [full.removeprefix(prompt) for full, prompt in zip(self._render(chats), prompts, strict=True)]
+        return [full.removeprefix(prompt) for full, prompt in zip(self.render(chats), prompts, strict=True)]
 
-    def _render(self, chats: Sequence[Chat], add_generation_prompt: bool = False) -> list[str]:
+    def render(self, chats: Sequence[Chat], add_generation_prompt: bool = False) -> list[str]:
+        """Return what the chat template writes for each chat: as in training, whatever the day is.
+
+        Args:
+            chats: Each with or without its answer.
+            add_generation_prompt: Whether the text ends where an answer is to come.
+        """
         roles = ("user", "assistant")
         turns = [[{"role": roles[turn % 2], "content": text} for turn, text in enumerate(chat)] for chat in chats]
         if not turns:
