@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from analysis import evaluation_folder as folders
 from analysis import study_files
@@ -38,22 +37,25 @@ def evaluate(selected: Selected, arguments: argparse.Namespace) -> None:
     silence_libraries()
     with tempfile.TemporaryDirectory() as temporary:
         prepared = prepare(selected, arguments, Path(temporary))
-        folder = _ask(selected, prepared, arguments)
+        with folders.open_folder(selected.search.folder, plan_of(selected, prepared)) as (folder, goes_on):
+            _ask(selected, prepared, arguments, folder, goes_on)
+            _finish(selected, arguments, folder)
+
+
+def _finish(selected: Selected, arguments: argparse.Namespace, folder: Path) -> None:
     files = write_all(folder)
     started = folders.read_started(folder)
     log(selected.search, started.subject, folder, study_files.main_numbers(files), is_best=arguments.best)
     folders.write_started(folder, dataclasses.replace(started, finished=True))
 
 
-def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace) -> Path:
-    """Open the folder, read the test split, and ask every model everything that has no answer there yet."""
+def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace, folder: Path, goes_on: bool) -> None:
+    """Read the test split, and ask every model everything that has no answer in the folder yet."""
     search, winner = selected.search, prepared.tuned[0]
-    plan = plan_of(selected, prepared)
-    folder, goes_on = folders.open_folder(search.folder, plan)
     read = Read(run_id=winner.trial.run_id, folder=folder, command=given_command(), goes_on=goes_on)
     test = read_test_split(winner.identity.task, search.folder, read)
     check_disjoint({TRAIN: prepared.known.train, VALIDATION: prepared.known.validation, TEST: test})
-    started = folders.read_started(folder) if goes_on else _start(selected, prepared, plan, read, arguments)
+    started = folders.read_started(folder) if goes_on else _start(selected, prepared, read, arguments)
     if goes_on:
         print(f"going on with {folder}, where an evaluation of the same was interrupted", flush=True)
     folders.write_started(folder, started)
@@ -62,12 +64,9 @@ def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace) 
     _ask_all(prepared, started, sets, _ready_validation(folder, prepared, started), took)
     for asked in sets:
         write_rows(asked.rows, _in_order(asked))  # from a line an answer to a line a question
-    return folder
 
 
-def _start(
-    selected: Selected, prepared: Prepared, plan: dict[str, Any], read: Read, arguments: argparse.Namespace
-) -> Started:
+def _start(selected: Selected, prepared: Prepared, read: Read, arguments: argparse.Namespace) -> Started:
     winner, names = prepared.tuned[0], {one.trial.run_id: one.model for one in prepared.tuned}
     subject = Subject(
         search=selected.search,
@@ -85,7 +84,7 @@ def _start(
         configurations=compare_with_others(selected.search, winner.trial, winner.validation),
     )
     return Started(
-        plan=plan,
+        plan=plan_of(selected, prepared),
         subject=subject,
         exemplars=pick_exemplars(prepared.known.train, EXEMPLARS, EXEMPLAR_SEED),
         ensemble=tuple(names[trial.run_id] for trial in selected.ensemble),

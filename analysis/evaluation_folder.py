@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from analysis.runs import Search, Trial
 from analysis.subject import Subject
 from medqa.config import Task, from_mapping
 from medqa.errors import RecordError
+from medqa.locks import alone
 from medqa.prediction import Prediction
 from medqa.prompt import TRAINING_WORDING, WORDINGS
 from medqa.questions import Question, fingerprint
@@ -67,10 +69,17 @@ def find_unfinished(search_folder: Path, plan: Content) -> Path | None:
     return None
 
 
-def open_folder(search_folder: Path, plan: Content) -> tuple[Path, bool]:
-    """Return the folder to write into, and whether an evaluation goes on there that was killed."""
+@contextlib.contextmanager
+def open_folder(search_folder: Path, plan: Content) -> Iterator[tuple[Path, bool]]:
+    """Hand out the folder to write into, and whether an evaluation goes on there that was killed.
+
+    Raises:
+        LockedError: when another process evaluates the same.
+    """
     unfinished = find_unfinished(search_folder, plan)
-    return (unfinished, True) if unfinished else (new_folder(search_folder), False)
+    folder = unfinished or new_folder(search_folder)
+    with alone(folder, beside=True):
+        yield folder, unfinished is not None
 
 
 def write_started(folder: Path, started: Started) -> None:

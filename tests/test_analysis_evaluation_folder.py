@@ -14,8 +14,9 @@ from analysis import evaluation_folder as folders
 from analysis.evaluation import FEW_SHOT, FINE_TUNED, ZERO_SHOT, Evaluation
 from analysis.evaluation_folder import Started
 from analysis.item_rows import ITEM_ROWS, VALIDATION_ROWS, ItemRow, append_rows
-from medqa.errors import RecordError
+from medqa.errors import LockedError, RecordError
 from medqa.prompt import TRAINING_WORDING
+from medqa.record import write_json
 
 PLAN = {"run": "run-explored_9", "adapters": {FINE_TUNED: "a"}}
 OLDER_PLAN = {"adapters": {FINE_TUNED: "a"}}
@@ -114,6 +115,21 @@ def test_the_rows_of_another_adapter_are_refused(file: str, other: dict[str, Any
     (strange / file).replace(folder / file)
     with pytest.raises(RecordError, match=f"{file}, line 1: an answer of another evaluation"):
         read(folder)
+
+
+def test_the_same_is_evaluated_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with folders.open_folder(tmp_path, PLAN) as (folder, goes_on):
+        assert (folder, goes_on) == (tmp_path / "final_eval", False)
+        for started in (False, True):  # the other is refused before anything is written, and while it is going on
+            if started:
+                write_json(folder / folders.STARTED, {"plan": PLAN, "finished": False})
+            with pytest.raises(LockedError, match="final_eval is in use"), folders.open_folder(tmp_path, PLAN):
+                pass
+        with folders.open_folder(tmp_path, OLDER_PLAN) as (other, _):
+            assert other == tmp_path / "final_eval_2"
+        assert [path.name for path in folder.iterdir()] == [folders.STARTED]
+    with folders.open_folder(tmp_path, PLAN) as opened:
+        assert opened == (tmp_path / "final_eval", True)
 
 
 def test_the_questions_of_another_set_are_refused(tmp_path: Path) -> None:
