@@ -52,8 +52,8 @@ def with_results_here(arguments: argparse.Namespace, needs_search: bool = True) 
     return argparse.Namespace(**given)
 
 
-def run_script(name: str, action: Callable[[], None]) -> int:
-    """Do what a script is there for; return its exit code."""
+def run_script(name: str, action: Callable[[], int | None]) -> int:
+    """Do what a script is there for; return its exit code: the action's, 0 where it has none, or 2 after an error."""
     from medqa.errors import MedQAError
 
     missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
@@ -61,10 +61,14 @@ def run_script(name: str, action: Callable[[], None]) -> int:
         print(f"{name}: {', '.join(missing)} cannot be imported here: run `make setup`", file=sys.stderr)
         return 2
     try:
-        action()
+        return action() or 0
     except MedQAError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk or a folder that may not be written, wherever it is met
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error).partition("\n")[0]
+        print(f"{name}: {where}{reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
-    return 0

@@ -41,14 +41,9 @@ def main() -> int:
         return 2
     # the harness's bars, which it offers no setting for
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from medqa.errors import MedQAError
+    from analysis.command_line import run_script
 
-    try:
-        agree = check_adapter(arguments) if arguments.adapter else check_best(arguments)
-    except MedQAError as error:
-        print(f"lm_eval_check: {error}", file=sys.stderr)
-        return 2
-    return 0 if agree else 1
+    return run_script("lm_eval_check", lambda: 0 if check(arguments) else 1)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,6 +69,11 @@ def environment_fault() -> str:
     if importlib.util.find_spec("lm_eval") is None:
         return f"lm-evaluation-harness is not installed here: run `{_INSTALL}`, then {command}"
     return ""
+
+
+def check(arguments: argparse.Namespace) -> bool:
+    """Score what the command names both ways; return whether both agree."""
+    return check_adapter(arguments) if arguments.adapter else check_best(arguments)
 
 
 def check_best(arguments: argparse.Namespace) -> bool:

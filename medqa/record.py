@@ -89,11 +89,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; RecordError when the file is missing or broken."""
+    """Read JSON; RecordError when the file is missing, unreadable or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RecordError(f"{path}: not JSON ({error})") from error
 

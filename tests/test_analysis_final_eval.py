@@ -65,6 +65,18 @@ def test_drawing_again_from_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     assert_one_line(run("--from", tmp_path), "started.json", "no such file")
 
 
+def test_a_file_in_the_place_of_an_evaluations_folder_is_one_line(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("")
+    assert_one_line(run("--from", page), "started.json: cannot be read (Not a directory)")
+
+
+def test_two_other_sets_of_one_name_are_refused() -> None:
+    result = run("--best", "--also", "mine=one.jsonl", "--also", "mine=two.jsonl")
+    assert result.returncode == 2
+    assert "--also mine is given twice" in result.stderr
+
+
 def test_it_must_be_told_what_to_evaluate() -> None:
     result = run()
     assert result.returncode == 2
