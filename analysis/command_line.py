@@ -25,9 +25,14 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given_command() -> str:
-    """Return the command that was given, without user and password of any address in it: it is kept and shown."""
+    """Return the command that was given, as it may be kept and shown."""
+    return shlex.join(map(without_password, sys.argv))
+
+
+def without_password(text: str) -> str:
+    """Return the text without user and password of any address in it."""
     # to the last @, because a password may hold one, and with a colon also a slash
-    return shlex.join(re.sub(r"://([^:/]*:.*|[^/?#]*)@", "://", argument) for argument in sys.argv)
+    return re.sub(r"://([^:/\s]*:\S*|[^/?#\s]*)@", "://", text)
 
 
 def with_results_here(arguments: argparse.Namespace, needs_search: bool = True) -> argparse.Namespace:

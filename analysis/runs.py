@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.command_line import without_password
 from medqa.errors import RecordError
 from medqa.record import ADAPTER, CONFIG, VAL_RESULTS, read_json
 from medqa.search_record import SETTINGS
@@ -215,7 +216,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # a server that cannot be reached is an OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecordError(f"MLflow at {uri}: {reason}") from error
+        raise RecordError(without_password(f"MLflow at {uri}: {reason}")) from error
 
 
 def _require_store(uri: str, results: Path) -> None:

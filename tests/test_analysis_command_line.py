@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.command_line import given_command, run_script
+from analysis.runs import mlflow_errors
+from medqa.errors import RecordError
 from medqa.record import write_json
 
 
@@ -26,6 +28,13 @@ from medqa.record import write_json
 def test_a_recorded_command_holds_no_password(given: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["analysis/final_eval.py", "--best", given])
     assert given_command() == f"analysis/final_eval.py --best {kept}"
+
+
+def test_what_mlflow_says_is_shown_without_a_password() -> None:
+    uri = "https://me:secret@host:5000"
+    shown = "^MLflow at https://host:5000: no answer from https://host:5000/api at 9:00$"
+    with pytest.raises(RecordError, match=shown), mlflow_errors(uri):
+        raise OSError(f"no answer from {uri}/api at 9:00")
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
