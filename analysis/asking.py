@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.extraction import extract_letter
-from analysis.item_rows import ItemRow, append_rows, ids_left, read_rows
+from analysis.item_rows import ANY, ItemRow, append_rows, ids_left, read_rows
 from analysis.positions import rotate
 from medqa.generation import generate_texts
 from medqa.prediction import Prediction
@@ -23,6 +24,7 @@ from medqa.topics import topic_of
 CHUNK = 640
 """Questions whose answers are written together; at most these are asked again after a kill."""
 Say = Callable[[str], None]
+Took = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +34,12 @@ class AskedSet:
     name: str
     rows: Path
     questions: tuple[Question, ...]
+    plan: str = ""
+    """Digest of the evaluation's plan, which each row bears."""
+
+    def answers(self) -> dict[str, ItemRow]:
+        """Return what is answered so far, by question; RecordError where an answer is of another evaluation."""
+        return read_rows(self.rows, self.plan)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +51,8 @@ class Asker:
     encoder: PromptEncoder
     exemplars: tuple[Question, ...] = ()
     say: Say = print
-    seconds: dict[str, float]
-    """Pass's name to the time that it took; filled here."""
+    took: Took
+    """Is told after each writing by which pass, and how many seconds it took."""
 
     def ask_letters(self, asked: AskedSet) -> None:
         """Score every question by the letters' probabilities."""
@@ -52,7 +60,7 @@ class Asker:
         def answer(questions: Sequence[Question], rows: dict[str, ItemRow]) -> list[ItemRow]:
             return [_row(one, models={self.name: item}) for one, item in self._scored(questions)]
 
-        self._go_through(asked, "letters", ItemRow(id="", topic="", gold="", models={self.name: _ANY}), answer)
+        self._go_through(asked, "letters", ItemRow(id="", topic="", gold="", models={self.name: ANY}), answer)
 
     def ask_wording(self, asked: AskedSet, wording: str) -> None:
         """Score every question in another wording of the prompt."""
@@ -60,7 +68,7 @@ class Asker:
         def answer(questions: Sequence[Question], rows: dict[str, ItemRow]) -> list[ItemRow]:
             return [_row(one, wordings={wording: item}) for one, item in self._scored(questions, wording)]
 
-        wanted = ItemRow(id="", topic="", gold="", wordings={wording: _ANY})
+        wanted = ItemRow(id="", topic="", gold="", wordings={wording: ANY})
         self._go_through(asked, f"wording {wording!r}", wanted, answer)
 
     def ask_orders(self, asked: AskedSet) -> None:
@@ -107,18 +115,17 @@ class Asker:
         wanted: ItemRow,
         answer: Callable[[Sequence[Question], dict[str, ItemRow]], list[ItemRow]],
     ) -> None:
-        rows, start = read_rows(asked.rows), time.monotonic()
+        rows, start = asked.answers(), time.monotonic()
         left = set(ids_left(rows, (one.id for one in asked.questions), wanted))
         if not left:
             return
         self.say(f"{asked.name}, {self.name}, {what}: {len(left):,} questions")
         questions = [one for one in asked.questions if one.id in left]
         for first in range(0, len(questions), CHUNK):
-            append_rows(asked.rows, answer(questions[first : first + CHUNK], rows))
-        self.seconds[f"{asked.name}, {self.name}, {what}"] = round(time.monotonic() - start, 2)
-
-
-_ANY = Prediction("", "", "", {}, 0.0, 0.0, "")
+            answered = answer(questions[first : first + CHUNK], rows)
+            append_rows(asked.rows, [dataclasses.replace(row, plan=asked.plan) for row in answered])
+            self.took(f"{asked.name}, {self.name}, {what}", time.monotonic() - start)
+            start = time.monotonic()
 
 
 def _row(question: Question, **parts: Any) -> ItemRow:

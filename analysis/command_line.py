@@ -1,10 +1,12 @@
-"""What the scripts here share: the options that name a search, and every error of ours as one line with exit code 2."""
+"""What the scripts here share: options that name a search, the command as it is recorded, errors as one line."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,17 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default=results, metavar="DIR", help=by)
     by = "MLflow's address (default: $MLFLOW_TRACKING_URI, else that of the results)"
     parser.add_argument("--tracking-uri", default=uri, metavar="URI", help=by)
+
+
+def given_command() -> str:
+    """Return the command that was given, as it may be kept and shown."""
+    return shlex.join(map(without_password, sys.argv))
+
+
+def without_password(text: str) -> str:
+    """Return the text without user and password of any address in it."""
+    # to the last @, because a password may hold one, and with a colon also a slash
+    return re.sub(r"://([^:/\s]*:\S*|[^/?#\s]*)@", "://", text)
 
 
 def with_results_here(arguments: argparse.Namespace, needs_search: bool = True) -> argparse.Namespace:
@@ -44,8 +57,8 @@ def with_results_here(arguments: argparse.Namespace, needs_search: bool = True) 
     return argparse.Namespace(**given)
 
 
-def run_script(name: str, action: Callable[[], None]) -> int:
-    """Do what a script is there for; return its exit code."""
+def run_script(name: str, action: Callable[[], int | None]) -> int:
+    """Do what a script is there for; return its exit code: the action's, 0 where it has none, or 2 after an error."""
     from medqa.errors import MedQAError
 
     missing = [module for module in _NEEDED if importlib.util.find_spec(module) is None]
@@ -53,10 +66,14 @@ def run_script(name: str, action: Callable[[], None]) -> int:
         print(f"{name}: {', '.join(missing)} cannot be imported here: run `make setup`", file=sys.stderr)
         return 2
     try:
-        action()
+        return action() or 0
     except MedQAError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk or a folder that may not be written, wherever it is met
+        where = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error).partition("\n")[0]
+        print(f"{name}: {where}{reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
-    return 0

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from analysis.leaks import NearDuplicate
 from analysis.positions import Orders
-from medqa.errors import RecordError
 from medqa.prediction import Prediction
 from medqa.prompt import wording_fingerprint
 from medqa.questions import Question, QuestionSet, load_search_questions
-from medqa.record import TrialIdentity
+from medqa.record import TrialIdentity, require_same
 
 if TYPE_CHECKING:
     from medqa.model import BaseModel  # brings torch, which tables made from the record do without
@@ -25,6 +24,8 @@ BEST_PRESET = "best_preset"
 """The search's best preset beside a winner that is none: what the search itself was worth, on the test split."""
 COUNTERPART = "counterpart"
 """The best trial trained the other way about shuffled options: only its orders of the options are compared."""
+ASKED_ORDERS, ASKED_TEXTS = (ZERO_SHOT, FINE_TUNED, COUNTERPART), (ZERO_SHOT, FINE_TUNED)
+"""Models that are asked in every order of the options, and those that write their answer too."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,24 +80,22 @@ def load_same_base(identity: TrialIdentity) -> BaseModel:
 
     Raises:
         ModelError: when it cannot be had.
-        RecordError: when its weights, its quantisation or the prompt are not those of the trial.
+        RecordError: when its weights, its quantisation, its tokens or the prompt are not those of the trial.
     """
     from medqa.model import load_base
 
     _require_same_prompt(identity)
     base = load_base(identity.task)
     require_same("base model", f"model {identity.task.model!r}", identity.base_fingerprint, base.fingerprint)
+    require_same_tokens(identity, base)
     return base
+
+
+def require_same_tokens(identity: TrialIdentity, base: BaseModel) -> None:
+    """Raise RecordError when chat template or tokenizer make other tokens of the prompt than in the trial."""
+    now = base.encoder.fingerprint()
+    require_same("chat template or tokenizer", f"model {identity.task.model!r}", identity.token_fingerprint, now)
 
 
 def _require_same_prompt(identity: TrialIdentity) -> None:
     require_same("prompt", "medqa/prompt.py", identity.prompt_fingerprint, wording_fingerprint())
-
-
-def require_same(what: str, where: str, recorded: str, loaded: str) -> None:
-    """Raise RecordError when a fingerprint is not the recorded one."""
-    if recorded != loaded:
-        raise RecordError(
-            f"the {what} changed since the trial was trained ({where}: recorded {recorded[:12]}, now {loaded[:12]}): "
-            "restore what it was, or search again"
-        )

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.ensemble import mean_predictions
-from analysis.evaluation import ENSEMBLE, FEW_SHOT, FINE_TUNED, ZERO_SHOT, Evaluation
-from analysis.item_rows import ITEM_ROWS, VALIDATION_ROWS, ItemRow, over_orders, read_rows
+from analysis.evaluation import ASKED_ORDERS, ASKED_TEXTS, ENSEMBLE, FEW_SHOT, FINE_TUNED, ZERO_SHOT, Evaluation
+from analysis.item_rows import ANY, ITEM_ROWS, VALIDATION_ROWS, ItemRow, over_orders, read_rows
 from analysis.leaks import NearDuplicate
 from analysis.reads import new_folder
 from analysis.runs import Search, Trial
 from analysis.subject import Subject
 from medqa.config import Task, from_mapping
 from medqa.errors import RecordError
+from medqa.locks import alone
 from medqa.prediction import Prediction
-from medqa.prompt import TRAINING_WORDING
+from medqa.prompt import TRAINING_WORDING, WORDINGS
 from medqa.questions import Question, fingerprint
 from medqa.record import TrialIdentity, read_json, write_json
 
 STARTED = "started.json"
+SECONDS = "seconds.json"
+"""Each pass's name and the time that it took so far."""
 QUESTIONS = "questions.json"
 ALSO = "also"
 Content = dict[str, Any]
@@ -44,8 +50,14 @@ class Started:
     best_preset: str = ""
     """Name in the rows of the best preset; "" where it is not evaluated."""
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Pass's name to the time that it took."""
+    """What SECONDS holds, in evaluations of older versions; empty in newer ones."""
     finished: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Short digest of the plan, which every row of answers bears; "" for a plan of older versions, whose do not."""
+        content = json.dumps(self.plan, sort_keys=True).encode()
+        return hashlib.sha256(content).hexdigest()[:12] if "run" in self.plan else ""
 
 
 def find_unfinished(search_folder: Path, plan: Content) -> Path | None:
@@ -57,10 +69,17 @@ def find_unfinished(search_folder: Path, plan: Content) -> Path | None:
     return None
 
 
-def open_folder(search_folder: Path, plan: Content) -> tuple[Path, bool]:
-    """Return the folder to write into, and whether an evaluation goes on there that was killed."""
+@contextlib.contextmanager
+def open_folder(search_folder: Path, plan: Content) -> Iterator[tuple[Path, bool]]:
+    """Hand out the folder to write into, and whether an evaluation goes on there that was killed.
+
+    Raises:
+        LockedError: when another process evaluates the same.
+    """
     unfinished = find_unfinished(search_folder, plan)
-    return (unfinished, True) if unfinished else (new_folder(search_folder), False)
+    folder = unfinished or new_folder(search_folder)
+    with alone(folder, beside=True):
+        yield folder, unfinished is not None
 
 
 def write_started(folder: Path, started: Started) -> None:
@@ -125,24 +144,33 @@ def write_questions(folder: Path, questions: Sequence[Question], duplicates: Seq
     )
 
 
+def add_seconds(folder: Path, what: str, seconds: float) -> None:
+    """Add to the time that a pass took: after a kill, what it took before is still there."""
+    so_far = _read_seconds(folder)
+    write_json(folder / SECONDS, so_far | {what: round(so_far.get(what, 0.0) + seconds, 2)})
+
+
+def _read_seconds(folder: Path) -> dict[str, float]:
+    path = folder / SECONDS
+    return dict(read_json(path)) if path.exists() else {}
+
+
 def read_evaluation(folder: Path, started: Started, validation_folder: Path) -> Evaluation:
     """Build an evaluation from a set's folder; the validation answers stand in the main one.
 
     Raises:
-        RecordError: when answers are missing, or are not those to the folder's questions.
+        RecordError: when answers are missing, or are not those of this evaluation to the folder's questions.
     """
     questions, duplicates = _read_questions(folder / QUESTIONS)
-    rows = _rows_of(folder / ITEM_ROWS, questions)
-    kept = list(read_rows(validation_folder / VALIDATION_ROWS).values())
+    rows = _rows_of(folder / ITEM_ROWS, questions, started)
+    kept = list(read_rows(validation_folder / VALIDATION_ROWS, started.digest).values())
     if not kept:
         raise RecordError(f"{validation_folder / VALIDATION_ROWS}: no answers to the validation questions are here")
-    try:
-        return _evaluation(started, duplicates, questions, rows, _models(kept, started.ensemble))
-    except KeyError as error:
-        raise RecordError(
-            f"{folder / ITEM_ROWS}: the answers of {error} are missing: the evaluation has not come to its end, "
-            "the same command goes on with it"
-        ) from error
+    _require_whole(folder / ITEM_ROWS, rows, _asked(started))
+    _require_whole(validation_folder / VALIDATION_ROWS, kept, _asked_of_validation(started))
+    seconds = sum((_read_seconds(validation_folder) or started.seconds).values())
+    validation = _models(kept, started.ensemble)
+    return _evaluation(started, duplicates, questions, rows, validation, seconds)
 
 
 def _evaluation(
@@ -151,6 +179,7 @@ def _evaluation(
     questions: tuple[Question, ...],
     rows: Sequence[ItemRow],
     validation: Mapping[str, tuple[Prediction, ...]],
+    seconds: float,
 ) -> Evaluation:
     models = _models(rows, started.ensemble)
     wordings = {name: tuple(row.wordings[name] for row in rows) for name in rows[0].wordings}
@@ -161,7 +190,7 @@ def _evaluation(
         few_shot=models[FEW_SHOT],
         fine_tuned=models[FINE_TUNED],
         wordings={TRAINING_WORDING: models[FINE_TUNED], **wordings},
-        seconds=sum(started.seconds.values()),
+        seconds=seconds,
         ensemble=models[ENSEMBLE] if started.ensemble else (),
         best_preset=models[started.best_preset] if started.best_preset else (),
         orders={name: over_orders(rows, name) for name in rows[0].orders},
@@ -184,8 +213,35 @@ def _read_questions(path: Path) -> tuple[tuple[Question, ...], tuple[NearDuplica
     return questions, duplicates
 
 
-def _rows_of(path: Path, questions: Sequence[Question]) -> list[ItemRow]:
-    rows = read_rows(path)
+def _asked(started: Started) -> ItemRow:
+    """Return a row that names everything that the plan's models are asked of one question."""
+    adapters = started.plan["adapters"]
+    texts = dict.fromkeys(ASKED_TEXTS, "")
+    return ItemRow(
+        id="",
+        topic="",
+        gold="",
+        models=dict.fromkeys((ZERO_SHOT, FEW_SHOT, *adapters), ANY),
+        texts=texts,
+        letters=dict(texts),
+        orders={name: [] for name in ASKED_ORDERS if name in (ZERO_SHOT, *adapters)},
+        wordings={wording: ANY for wording in WORDINGS if wording != TRAINING_WORDING},
+    )
+
+
+def _asked_of_validation(started: Started) -> ItemRow:
+    return ItemRow(id="", topic="", gold="", models=dict.fromkeys((ZERO_SHOT, FINE_TUNED, *started.ensemble), ANY))
+
+
+def _require_whole(path: Path, rows: Sequence[ItemRow], asked: ItemRow) -> None:
+    """Raise RecordError unless every question has all the answers that were asked for."""
+    for row in rows:
+        if not row.holds(asked):
+            raise RecordError(f"{path}: unfinished, question {row.id!r} lacks answers: give the same command to go on")
+
+
+def _rows_of(path: Path, questions: Sequence[Question], started: Started) -> list[ItemRow]:
+    rows = read_rows(path, started.digest)
     strange = [name for name in rows if name not in {one.id for one in questions}]
     if strange:
         raise RecordError(f"{path}: question {strange[0]!r} is not of this evaluation: the file is from another run")

@@ -76,6 +76,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_search_options(parser)
     arguments = parser.parse_args()
+    names = [name for name, _ in arguments.also]
+    if len(set(names)) < len(names):
+        parser.error(f"--also {max(names, key=names.count)} is given twice: give each file a name of its own")
     arguments.also = dict(arguments.also)
     return arguments
 

@@ -72,6 +72,12 @@ def score_our_prompt(model: Any, encoder: PromptEncoder, questions: Sequence[Que
         return _run(harness_model, OUR_TASK, task, questions, "the same questions")
 
 
+def require_our_tokens(model: Any, encoder: PromptEncoder, question: Question) -> None:
+    """Raise ModelError when the harness makes other tokens of our prompt and a letter than we do."""
+    harness_model = _wrap(model, encoder, add_bos_token=False)
+    _require_our_tokens(harness_model, encoder, question, _our_row(encoder, question))
+
+
 def score_own_prompt(model: Any, encoder: PromptEncoder, questions: Sequence[Question], data: str) -> HarnessScores:
     """Let the harness score its task medqa_4options as it comes: what published numbers are made with.
 
@@ -102,14 +108,10 @@ def _wrap(model: Any, encoder: PromptEncoder, add_bos_token: bool | None) -> Any
 
 
 def _our_row(encoder: PromptEncoder, question: Question) -> dict[str, Any]:
-    tokenizer = encoder.tokenizer
-    asked = [{"role": "user", "content": render_prompt(question)}]
-    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    answered = [
-        tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": letter}], tokenize=False)
-        for letter in question.options
-    ]
-    answers = [text.removeprefix(prompt).partition(tokenizer.eos_token)[0] for text in answered]
+    asked = render_prompt(question)
+    (prompt,) = encoder.render([(asked,)], add_generation_prompt=True)
+    answered = encoder.render([(asked, letter) for letter in question.options])
+    answers = [text.removeprefix(prompt).partition(encoder.tokenizer.eos_token)[0] for text in answered]
     return {"prompt": prompt, "answers": answers, "label": LETTERS.index(question.answer)}
 
 
@@ -119,7 +121,7 @@ def _require_our_tokens(harness_model: Any, encoder: PromptEncoder, question: Qu
         if harness_model.tok_encode(row["prompt"] + answer) != [*prompt_ids, encoder.letter_ids[letter]]:
             raise ModelError(
                 f"the harness makes other tokens than we do of question {question.id!r} with the answer {letter}: "
-                "its numbers could not be compared with ours; use a version of lm-eval from constraints.txt"
+                "its numbers could not be compared with ours; use the versions of constraints.txt"
             )
 
 

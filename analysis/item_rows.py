@@ -15,6 +15,8 @@ from medqa.prediction import Prediction
 
 ITEM_ROWS = "items.jsonl"
 VALIDATION_ROWS = "validation.jsonl"
+ANY = Prediction("", "", "", {}, 0.0, 0.0, "")
+"""Stands for whatever a model answers, in a row that says what is asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,8 @@ class ItemRow:
     """Model's name to its answers over the cyclic orders of the options, in the letters that it saw."""
     wordings: dict[str, Prediction] = field(default_factory=dict)
     """Prompt wording's name to the tuned model's answer."""
+    plan: str = ""
+    """Digest of the plan of the evaluation that asked; "" in the rows of older versions."""
 
     def holds(self, wanted: ItemRow) -> bool:
         """Whether everything that `wanted` names is there; its values do not matter."""
@@ -75,7 +79,7 @@ def write_rows(path: Path, rows: Iterable[ItemRow]) -> None:
     partial.replace(path)
 
 
-def read_rows(path: Path) -> dict[str, ItemRow]:
+def read_rows(path: Path, plan: str = "") -> dict[str, ItemRow]:
     """Return every question's row by id, in the order of their first lines; {} where there is no file yet.
 
     A last line without its end is what a kill left in the middle of a write: it is passed over, its question is not
@@ -91,6 +95,8 @@ def read_rows(path: Path) -> dict[str, ItemRow]:
     rows: dict[str, ItemRow] = {}
     for number, line in enumerate(whole.split(b"\n") if whole else [], 1):
         row = _parse(path, number, line)
+        if plan and row.plan != plan:
+            raise RecordError(f"{path}, line {number}: an answer of another evaluation: the file is from another run")
         rows[row.id] = _laid_together(path, number, rows[row.id], row) if row.id in rows else row
     return rows
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.reads import Read
     from analysis.runs import Search, Trial
     from medqa.record import TrialIdentity
 
@@ -40,14 +41,9 @@ def main() -> int:
         return 2
     # the harness's bars, which it offers no setting for
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from medqa.errors import MedQAError
+    from analysis.command_line import run_script
 
-    try:
-        agree = check_adapter(arguments) if arguments.adapter else check_best(arguments)
-    except MedQAError as error:
-        print(f"lm_eval_check: {error}", file=sys.stderr)
-        return 2
-    return 0 if agree else 1
+    return run_script("lm_eval_check", lambda: 0 if check(arguments) else 1)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,6 +69,11 @@ def environment_fault() -> str:
     if importlib.util.find_spec("lm_eval") is None:
         return f"lm-evaluation-harness is not installed here: run `{_INSTALL}`, then {command}"
     return ""
+
+
+def check(arguments: argparse.Namespace) -> bool:
+    """Score what the command names both ways; return whether both agree."""
+    return check_adapter(arguments) if arguments.adapter else check_best(arguments)
 
 
 def check_best(arguments: argparse.Namespace) -> bool:
@@ -106,6 +107,7 @@ def check_adapter(arguments: argparse.Namespace) -> bool:
 def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Path, dict[str, Any]]:
     """Check that data, prompt and base are the trial's, read the test split once, and write and print both numbers."""
     from analysis import evaluation, harness, reads, yardstick
+    from analysis.command_line import given_command
     from medqa import questions, record
     from medqa.quiet import silence_libraries
     from medqa.scoring import score_questions
@@ -115,8 +117,9 @@ def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Pa
     known = evaluation.load_same_questions(identity)
     base = evaluation.load_same_base(identity)
     with base.adapter_from(adapter) as model:
+        harness.require_our_tokens(model, base.encoder, known.validation[0])
         folder = reads.new_folder(search_folder, FOLDER)
-        read = reads.Read(run_id=run_id, folder=folder, command=shlex.join(sys.argv))
+        read = reads.Read(run_id=run_id, folder=folder, command=given_command())
         test = reads.read_test_split(identity.task, search_folder, read)
         count = reads.count_reads(search_folder)
         questions.check_disjoint(
@@ -127,7 +130,7 @@ def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Pa
         same_prompt = harness.score_our_prompt(model, base.encoder, test)
         own_prompt = harness.score_own_prompt(model, base.encoder, test, identity.task.data)
     content = {
-        **_about(identity, run_id, count),
+        **_about(identity, read, count),
         **yardstick.yardstick_content(ours, same_prompt, own_prompt),
     }
     record.write_json(folder / CONTENT, content)
@@ -135,11 +138,11 @@ def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Pa
     return folder, content
 
 
-def _about(identity: TrialIdentity, run_id: str, test_reads: int) -> dict[str, Any]:
+def _about(identity: TrialIdentity, read: Read, test_reads: int) -> dict[str, Any]:
     return {
         "trial": identity.name,
-        "run_id": run_id,
-        "command": shlex.join(sys.argv),
+        "run_id": read.run_id,
+        "command": read.command,
         "test_reads": test_reads,
         "base_fingerprint": identity.base_fingerprint,
         "data_fingerprint": identity.data_fingerprint,

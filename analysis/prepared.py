@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from analysis import runs
+from analysis.adapters import adapter_fingerprint
 from analysis.evaluation import (
     BEST_PRESET,
     COUNTERPART,
@@ -17,17 +17,16 @@ from analysis.evaluation import (
     FINE_TUNED,
     load_same_base,
     load_same_questions,
-    require_same,
+    require_same_tokens,
 )
 from analysis.runs import Search, Trial
 from analysis.selected import Selected, find_record
 from medqa import record
-from medqa.errors import RecordError
 from medqa.memory import keep_weights_if_roomy
 from medqa.model import BaseModel
 from medqa.prediction import Prediction
 from medqa.questions import Question, QuestionSet, fingerprint, load_other_questions
-from medqa.record import TrialIdentity
+from medqa.record import TrialIdentity, require_same
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,20 +37,14 @@ class Tuned:
     trial: Trial
     record_folder: Path
     adapter: Path
+    fingerprint: str
+    """SHA-256 of the adapter's weights and settings."""
     identity: TrialIdentity
 
     @property
     def validation(self) -> tuple[Prediction, ...]:
         """What it said to the validation questions when it was kept."""
         return record.predictions_from_rows(record.read_json(self.record_folder / record.VAL_RESULTS)["predictions"])
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the adapter's weights; RecordError when they are not there."""
-        path = self.adapter / "adapter_model.safetensors"
-        if not path.is_file():
-            raise RecordError(f"{path}: no such file, so the adapter of {self.trial.name!r} cannot be evaluated")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +71,8 @@ def prepare(selected: Selected, arguments: argparse.Namespace, temporary: Path) 
     known = load_same_questions(identity)
     print(f"loading {identity.task.model}", flush=True)
     base = load_same_base(identity)
+    for one in tuned[1:]:
+        require_same_tokens(one.identity, base)
     keep_weights_if_roomy(base.model)
     return Prepared(base=base, known=known, tuned=tuned, also=also)
 
@@ -102,23 +97,36 @@ def _fetch(selected: Selected, temporary: Path) -> tuple[Tuned, ...]:
 
 
 def fetch(search: Search, trial: Trial, into: Path, model: str = FINE_TUNED) -> Tuned:
-    """Fetch a trial's files from its run in MLflow; RecordError when one of them is not there."""
+    """Fetch a trial's files from its run in MLflow; RecordError when one of them is not there or broken."""
     folder = runs.download_record(search, trial, into)
     return _tuned(model, trial, folder, folder / record.ADAPTER)
 
 
 def _tuned(model: str, trial: Trial, record_folder: Path, adapter: Path) -> Tuned:
     identity = record.read_identity(record_folder)
-    return Tuned(model=model, trial=trial, record_folder=record_folder, adapter=adapter, identity=identity)
+    return Tuned(
+        model=model,
+        trial=trial,
+        record_folder=record_folder,
+        adapter=adapter,
+        fingerprint=adapter_fingerprint(adapter),
+        identity=identity,
+    )
 
 
-def plan_of(prepared: Prepared) -> dict[str, Any]:
+def plan_of(selected: Selected, prepared: Prepared) -> dict[str, Any]:
     """Return what makes two evaluations the same: what is asked of what; a killed one goes on where it is equal."""
     identity = prepared.tuned[0].identity
     return {
+        "run": selected.trial.run_id,
+        "means": selected.choice["means"],
+        "ensemble": [trial.name for trial in selected.ensemble],
+        "counterpart": selected.counterpart.name if selected.counterpart else "",
+        "best_preset": selected.best_preset.name if selected.best_preset else "",
         "adapters": {one.model: one.fingerprint for one in prepared.tuned},
         "data": identity.data_fingerprint,
         "prompt": identity.prompt_fingerprint,
+        "tokens": prepared.base.encoder.fingerprint(),
         "base": identity.base_fingerprint,
         "also": {name: fingerprint(questions) for name, questions in prepared.also.items()},
         "exemplars": [EXEMPLARS, EXEMPLAR_SEED],

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.command_line import without_password
 from medqa.errors import RecordError
 from medqa.record import ADAPTER, CONFIG, VAL_RESULTS, read_json
 from medqa.search_record import SETTINGS
@@ -145,9 +146,14 @@ def find_trial(search: Search, what: str, matches: Callable[[Trial], bool]) -> T
 def best_adapters(search: Search) -> list[Trial]:
     """Return the trials, and trainings with new seeds, whose adapter is kept, the best on validation first."""
     ranked = best_first([*search.trials, *search.repeats], search.metric)
+    return [trial for trial in ranked if has_adapter(search, trial)]
+
+
+def has_adapter(search: Search, trial: Trial) -> bool:
+    """Whether the adapter of a trial is among its run's artifacts."""
     with mlflow_errors(search.tracking_uri):
         client = client_of(search.tracking_uri)
-        return [trial for trial in ranked if ADAPTER in {item.path for item in client.list_artifacts(trial.run_id)}]
+        return ADAPTER in {item.path for item in client.list_artifacts(trial.run_id)}
 
 
 def download_record(search: Search, trial: Trial, into: Path) -> Path:
@@ -210,7 +216,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:  # a server that cannot be reached is an OSError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecordError(f"MLflow at {uri}: {reason}") from error
+        raise RecordError(without_password(f"MLflow at {uri}: {reason}")) from error
 
 
 def _require_store(uri: str, results: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis import runs
+from analysis.adapters import SETTINGS, adapter_fingerprint
 from analysis.chosen import describe_choice
 from analysis.runs import Search, Trial
 from medqa.errors import RecordError
@@ -111,11 +113,20 @@ def _given_adapter(arguments: argparse.Namespace) -> Selected:
     search = _search_or_none(arguments)
     for trial in (*search.trials, *search.repeats) if search else ():
         same = trial.accuracy is not None and math.isclose(trial.accuracy, accuracy, abs_tol=1e-9)
-        if search and same and trial.name == identity.name:
+        if search and same and trial.name == identity.name and _keeps(search, trial, adapter):
             return Selected(search=search, trial=trial, choice=_asked_for(search, trial, what), adapter=adapter)
     search = _search_of_one(arguments.results, identity, accuracy)
     trial = search.trials[0]
     return Selected(search=search, trial=trial, choice=_asked_for(search, trial, what), adapter=adapter)
+
+
+def _keeps(search: Search, trial: Trial, adapter: Path) -> bool:
+    """Whether the trial's run holds this very adapter: a name and a number are soon the same."""
+    if not runs.has_adapter(search, trial):
+        return False
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = runs.download_record(search, trial, Path(temporary)) / ADAPTER
+        return adapter_fingerprint(kept) == adapter_fingerprint(adapter)
 
 
 def _validation_accuracy(record_folder: Path) -> float:
@@ -131,9 +142,9 @@ def find_record(folder: Path) -> tuple[Path, Path]:
     Raises:
         RecordError: when there is no adapter.
     """
-    if (folder / ADAPTER / "adapter_config.json").is_file():
+    if (folder / ADAPTER / SETTINGS).is_file():
         return folder, folder / ADAPTER
-    if (folder / "adapter_config.json").is_file():
+    if (folder / SETTINGS).is_file():
         return folder.resolve().parent, folder
     raise RecordError(
         f"{folder}: no adapter here (adapter_config.json is missing); give the adapter's folder, with the trial's "

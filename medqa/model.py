@@ -74,14 +74,18 @@ class BaseModel:
         """Yield the model with the adapter saved in `folder`; take it off after.
 
         Raises:
-            ModelError: when the folder holds no adapter.
+            ModelError: when the folder holds no adapter, or one that does not load.
         """
         from peft import PeftModel
+        from safetensors import SafetensorError
 
         if not (folder / "adapter_config.json").is_file():
             raise ModelError(f"{folder}: no adapter here (adapter_config.json is missing)")
         with self._taking_off():
-            model = PeftModel.from_pretrained(self.model, folder)
+            try:
+                model = PeftModel.from_pretrained(self.model, folder)
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+                raise ModelError(f"{folder}: the adapter does not load ({first_line(error)})") from error
             self.fuse(model)
             yield model
 

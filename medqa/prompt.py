@@ -26,6 +26,13 @@ WORDINGS: tuple[str, ...] = tuple(_INSTRUCTIONS)
 _TEMPLATE_VARIABLES = {"date_string": "26 Jul 2024", "enable_thinking": False}
 """What some templates ask for. Llama 3's writes the day into the prompt, by default that of the call: a prompt would
 change overnight; this is the day that Llama 3.1's has by default. Qwen 3's begins the answer with a place to think."""
+_SAMPLE = Question(
+    "sample",
+    "A 37-year-old woman\u2019s temperature is 38.5 \u00b0C, her pulse 104/min.  Cause?\n- \u03b2-lactamase?",
+    {"A": "Na+ 128 mEq/L", "B": "S\u00e9zary syndrome", "C": "<i>Candida</i>", "D": "(none)"},
+    "B",
+)
+"""Letters, digits, signs, spaces and line ends as the questions have them: what a tokenizer may treat differently."""
 _MOST_KNOWN = 60_000
 """Prompts that an encoder remembers before it forgets them all: MedQA in five orders of its options, some 700 MB."""
 
@@ -97,6 +104,14 @@ class PromptEncoder:
             answers = [item.answer_ids for item in samples]
             self._answers = dict(zip(self._texts_after(chats, self._prompts(chats)), answers, strict=True))
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the token ids of a fixed question with its answer, in every wording.
+
+        It changes with the chat template, the tokenizer and the letters' tokens, whatever their files are called.
+        """
+        asked = [self.encode(_SAMPLE, wording).full_ids for wording in WORDINGS]
+        return hashlib.sha256(json.dumps([asked, self.letter_ids]).encode()).hexdigest()
+
     def encode(
         self, question: Question, wording: str = TRAINING_WORDING, exemplars: Sequence[Question] = ()
     ) -> Encoded:
@@ -127,7 +142,7 @@ class PromptEncoder:
             for text, ids in zip(self._texts_after(chats, prompts), prompt_ids, strict=True)
         ]
         rest = [row for row, answer in enumerate(answers) if answer is None]
-        for row, full_ids in zip(rest, self._tokenise(self._render([chats[row] for row in rest])), strict=True):
+        for row, full_ids in zip(rest, self._tokenise(self.render([chats[row] for row in rest])), strict=True):
             answers[row] = self._checked_answer(prompt_ids[row], full_ids)
         return [Encoded(ids, answer) for ids, answer in zip(prompt_ids, answers, strict=True) if answer]
 
@@ -160,13 +175,19 @@ class PromptEncoder:
         return bool(bos is not None and ids.count(bos) > 1)
 
     def _prompts(self, chats: Sequence[Chat]) -> list[str]:
-        return self._render([chat[:-1] for chat in chats], add_generation_prompt=True)
+        return self.render([chat[:-1] for chat in chats], add_generation_prompt=True)
 
     def _texts_after(self, chats: Sequence[Chat], prompts: Sequence[str]) -> list[str]:
         """Return what the template writes after each prompt: the answer and what closes it."""
-        return [full.removeprefix(prompt) for full, prompt in zip(self._render(chats), prompts, strict=True)]
+        return [full.removeprefix(prompt) for full, prompt in zip(self.render(chats), prompts, strict=True)]
 
-    def _render(self, chats: Sequence[Chat], add_generation_prompt: bool = False) -> list[str]:
+    def render(self, chats: Sequence[Chat], add_generation_prompt: bool = False) -> list[str]:
+        """Return what the chat template writes for each chat: as in training, whatever the day is.
+
+        Args:
+            chats: Each with or without its answer.
+            add_generation_prompt: Whether the text ends where an answer is to come.
+        """
         roles = ("user", "assistant")
         turns = [[{"role": roles[turn % 2], "content": text} for turn, text in enumerate(chat)] for chat in chats]
         if not turns:

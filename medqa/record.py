@@ -48,6 +48,8 @@ class TrialIdentity:
     """Package name to version."""
     extra_fingerprint: str = ""
     """SHA-256 of the extra training questions; "" where there are none."""
+    token_fingerprint: str = ""
+    """SHA-256 of what chat template and tokenizer make of the prompt; "" in the records of older versions."""
 
 
 def write_identity(run_dir: Path, identity: TrialIdentity) -> None:
@@ -65,6 +67,15 @@ def read_identity(run_dir: Path) -> TrialIdentity:
         raise RecordError(f"{run_dir / CONFIG}: not a trial's configuration ({error})") from error
 
 
+def require_same(what: str, where: str, recorded: str, loaded: str) -> None:
+    """Raise RecordError when a fingerprint is not the recorded one; nothing is said of one that is not recorded."""
+    if recorded and recorded != loaded:
+        raise RecordError(
+            f"the {what} changed since the trial was trained ({where}: recorded {recorded[:12]}, now {loaded[:12]}): "
+            "restore what it was, or search again"
+        )
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,11 +89,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; RecordError when the file is missing or broken."""
+    """Read JSON; RecordError when the file is missing, unreadable or broken."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path}: no such file") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise RecordError(f"{path}: not JSON ({error})") from error
 

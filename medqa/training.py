@@ -49,6 +49,7 @@ def train(config: TrialConfig, task: Task, run_dir: Path, name: str, on_eval: On
         DivergedError: when the training loss or the validation NLL is not finite, or the loss far above its start.
         GpuMemoryError: when one example at a time does not fit in the GPU's memory.
         DataError, ModelError: when questions or model cannot be had.
+        RecordError: when they are not those with which the trial was begun.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log = checkpoint.restore_log(run_dir)
@@ -60,7 +61,10 @@ def train(config: TrialConfig, task: Task, run_dir: Path, name: str, on_eval: On
     questions = _load_questions(task)
     extra = questions.extra.questions if questions.extra else ()
     course = build_course(config, questions.train, base.encoder, extra)
-    record.write_identity(run_dir, _identity(name, config, base, questions))
+    identity = _identity(name, config, base, questions)
+    if log:
+        _require_same_origin(record.read_identity(run_dir), identity)
+    record.write_identity(run_dir, identity)
     trial = TrialSetup(
         name=name,
         config=config,
@@ -146,7 +150,17 @@ def _identity(name: str, config: TrialConfig, base: BaseModel, questions: Questi
         base_fingerprint=base.fingerprint,
         versions=record.installed_versions(),
         extra_fingerprint=questions.extra.fingerprint if questions.extra else "",
+        token_fingerprint=base.encoder.fingerprint(),
     )
+
+
+def _require_same_origin(begun: record.TrialIdentity, now: record.TrialIdentity) -> None:
+    where = f"trial {now.name!r}, which would go on"
+    record.require_same("questions", where, begun.data_fingerprint, now.data_fingerprint)
+    record.require_same("extra questions", where, begun.extra_fingerprint, now.extra_fingerprint)
+    record.require_same("prompt", where, begun.prompt_fingerprint, now.prompt_fingerprint)
+    record.require_same("chat template or tokenizer", where, begun.token_fingerprint, now.token_fingerprint)
+    record.require_same("base model", where, begun.base_fingerprint, now.base_fingerprint)
 
 
 def _rows(trial: TrialSetup) -> contextlib.AbstractContextManager[None]:

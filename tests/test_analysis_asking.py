@@ -12,7 +12,7 @@ import pytest
 from analysis_fakes import make_predictions, make_questions
 
 from analysis import asking
-from analysis.asking import AskedSet, Asker
+from analysis.asking import AskedSet, Asker, Took
 from analysis.item_rows import over_orders, read_rows
 from analysis.positions import accuracy_by_gold_position, flip_rate, rotate
 from medqa.prediction import Prediction, Scores
@@ -58,7 +58,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "CHUNK", 4)
 
 
-def asker(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Asker:
+def asker(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, took: Took = lambda what, seconds: None) -> Asker:
     monkeypatch.setattr(asking, "score_questions", scorer)
     monkeypatch.setattr(
         asking,
@@ -67,7 +67,7 @@ def asker(monkeypatch: pytest.MonkeyPatch, scorer: Scorer) -> Asker:
             model, encoder, [one for group in groups for one in group], exemplars=exemplars
         ),
     )
-    return Asker(name="tuned", model=None, encoder=None, say=lambda text: None, seconds={})  # type: ignore[arg-type]
+    return Asker(name="tuned", model=None, encoder=None, say=lambda text: None, took=took)  # type: ignore[arg-type]
 
 
 def writes_texts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,8 @@ def test_after_a_kill_only_what_has_no_answer_is_asked(monkeypatch: pytest.Monke
 
 def test_the_order_as_it_stands_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked, scorer = AskedSet(name="test", rows=tmp_path / "rows", questions=MIXED), Scorer()
-    one = asker(monkeypatch, scorer)
+    passes: list[str] = []
+    one = asker(monkeypatch, scorer, took=lambda what, seconds: passes.append(what))
     one.ask_letters(asked)
     one.ask_orders(asked)
     assert len(scorer.asked) == sum(len(question.options) for question in MIXED)
@@ -110,7 +111,7 @@ def test_the_order_as_it_stands_is_not_asked_again(monkeypatch: pytest.MonkeyPat
     # what positions.py says of them holds for questions with different numbers of options
     assert sum(rate.n for rate in accuracy_by_gold_position(orders).values()) == len(scorer.asked)
     assert flip_rate(orders).n == len(MIXED)
-    assert set(one.seconds) == {"test, tuned, letters", "test, tuned, orders of the options"}
+    assert set(passes) == {"test, tuned, letters", "test, tuned, orders of the options"}
 
 
 def test_a_wording_and_a_text_stand_beside_the_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ OPTIONS = {
     *("--help", "--best", "--run-id", "--preset", "--adapter", "--from"),
     *("--top", "--also", "--name", "--results", "--tracking-uri"),
 }
-FROM_THE_RECORD = {"items.jsonl", "validation.jsonl", "questions.json", "started.json"}
+FROM_THE_RECORD = {"items.jsonl", "validation.jsonl", "questions.json", "started.json", "seconds.json"}
 
 
 def run(*arguments: object, interpreter: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess[str]:
@@ -82,6 +82,18 @@ def test_best_before_any_search_is_one_line(tmp_path: Path) -> None:
 
 def test_drawing_again_from_an_empty_folder_is_one_line(tmp_path: Path) -> None:
     assert_one_line(run("--from", tmp_path), "started.json", "no such file")
+
+
+def test_a_file_in_the_place_of_an_evaluations_folder_is_one_line(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("")
+    assert_one_line(run("--from", page), "started.json: cannot be read (Not a directory)")
+
+
+def test_two_other_sets_of_one_name_are_refused() -> None:
+    result = run("--best", "--also", "mine=one.jsonl", "--also", "mine=two.jsonl")
+    assert result.returncode == 2
+    assert "--also mine is given twice" in result.stderr
 
 
 def test_it_must_be_told_what_to_evaluate() -> None:
@@ -368,14 +380,20 @@ def test_a_killed_evaluation_goes_on_and_ends_with_the_same_files(evaluated: Pat
     process.wait()
     assert not json.loads((folder / "started.json").read_text())["finished"]
     assert not (folder / "evaluation.json").exists()
-    reads = count_reads(evaluated / "x")
+    reads, spent = count_reads(evaluated / "x"), json.loads((folder / "seconds.json").read_text())
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert f"going on with {folder}" in again.stdout
     assert "test, zero_shot, letters" not in again.stdout, "what was answered was asked again"
     assert count_reads(evaluated / "x") == reads
+    seconds = json.loads((folder / "seconds.json").read_text())
+    assert "test, zero_shot, letters" in spent
+    assert len(seconds) > len(spent)
+    assert all(seconds[name] >= spent[name] for name in spent)
+    told = json.loads((folder / "evaluation.json").read_text())["seconds"]
+    assert told == pytest.approx(sum(seconds.values()), abs=0.06)
     # these say when, how often and how long
-    telling = {"evaluation.json", "started.json", "report.md", "report.html", "model_card.md"}
+    telling = {"evaluation.json", "started.json", "seconds.json", "report.md", "report.html", "model_card.md"}
     one, other = (
         {name: text for name, text in content_of(place).items() if Path(name).name not in telling}
         for place in (whole, folder)
@@ -493,6 +511,25 @@ def test_a_changed_base_is_refused(results: Path, tiny_mistral: Path, capsys: py
         path.write_text(original)
         _load_base.cache_clear()
     assert "the base model changed since the trial was trained" in capsys.readouterr().err
+    assert count_reads(results / "x") == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"), [("prompt_fingerprint", "prompt"), ("token_fingerprint", "chat template or tokenizer")]
+)
+def test_another_prompt_is_refused(results: Path, changed: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    records, before = list(results.glob("artifacts/*/artifacts/config.json")), count_reads(results / "x")
+    original = records[0].read_text()
+    for path in records:
+        path.write_text(json.dumps(json.loads(original) | {changed: "0" * 64}))
+    try:
+        assert ask("--best", "--results", results) == 2
+    finally:
+        for path in records:
+            path.write_text(original)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"the {words} changed since the trial was trained" in said
     assert count_reads(results / "x") == before
 
 

@@ -212,6 +212,24 @@ def test_no_prompt_has_two_bos_tokens_and_a_letter_is_one_token(
 
 
 @NO_HARNESS
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen"])
+def test_models_of_other_families_get_our_prompt(
+    family: str, questions: QuestionSet, request: pytest.FixtureRequest
+) -> None:
+    """Llama's template would write the day of the call into the prompt."""
+    from analysis import harness
+    from medqa.scoring import score_questions
+
+    base, few = load_base(Task(model=str(request.getfixturevalue(family)), data="unused")), questions.validation[:8]
+    harness.require_our_tokens(base.model, base.encoder, few[0])
+    theirs = harness.score_our_prompt(base.model, base.encoder, few)
+    assert theirs.letter_tokens == {letter: [base.encoder.letter_ids[letter]] for letter in DEMO_LETTERS}
+    found = agreement(score_questions(base.model, base.encoder, few).predictions, theirs.predictions)
+    assert found["largest_difference_nats"] < BF16_NATS
+    assert found["agree"]
+
+
+@NO_HARNESS
 def test_other_tokens_than_ours_are_refused(demo: BaseModel, questions: QuestionSet) -> None:
     from analysis import harness
 
@@ -220,6 +238,8 @@ def test_other_tokens_than_ours_are_refused(demo: BaseModel, questions: Question
     encoder.letter_ids = swapped
     with pytest.raises(ModelError, match="other tokens than we do of question"):
         harness.score_our_prompt(demo.model, encoder, questions.validation[:2])
+    with pytest.raises(ModelError, match="other tokens than we do of question"):
+        harness.require_our_tokens(demo.model, encoder, questions.validation[0])
 
 
 def hub_rows(questions: tuple[Question, ...]) -> list[dict[str, Any]]:

@@ -48,6 +48,27 @@ def test_the_base_is_nf4_with_double_quantisation_and_frozen(base: BaseModel) ->
     assert not any(parameter.requires_grad for parameter in base.model.parameters())
 
 
+def test_an_adapter_that_does_not_load_is_one_line_and_leaves_the_base_as_it_was(
+    base: BaseModel, tmp_path: Path
+) -> None:
+    names = [name for name, _ in base.model.named_modules()]
+    with base.new_adapter(FEW) as model:
+        model.save_pretrained(tmp_path)
+    settings = tmp_path / "adapter_config.json"
+    original = settings.read_text()
+    for content in (original.replace('"r": 4', '"r": 8'), original[:9]):  # another rank than the weights have; cut
+        assert content != original
+        settings.write_text(content)
+        with pytest.raises(ModelError, match=r"^[^\n]*the adapter does not load[^\n]*$"), base.adapter_from(tmp_path):
+            pass
+        assert [name for name, _ in base.model.named_modules()] == names
+    settings.write_text(original)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="the adapter does not load"), base.adapter_from(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize(("has_products", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_a_cpu_without_products_of_bf16_computes_in_fp32(
     monkeypatch: pytest.MonkeyPatch, has_products: bool, dtype: torch.dtype

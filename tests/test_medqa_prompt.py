@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import random
 from collections.abc import Iterator
@@ -189,3 +190,14 @@ def test_what_an_encoder_has_forgotten_is_encoded_again(tokenizer: Any, monkeypa
 def test_a_question_that_writes_a_bos_token_is_refused(encoder: PromptEncoder) -> None:
     with pytest.raises(ModelError, match="two BOS"):
         encoder.encode_all([QUESTION, dataclasses.replace(QUESTION, question="What is <s>?")])
+
+
+def test_the_fingerprint_is_that_of_the_tokens_which_template_and_tokenizer_make(tokenizer: Any) -> None:
+    known = PromptEncoder(tokenizer).fingerprint()
+    assert PromptEncoder(tokenizer).fingerprint() == known
+    commented, spaced = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    commented.chat_template = "{# the same tokens #}" + tokenizer.chat_template
+    assert PromptEncoder(commented).fingerprint() == known
+    assert "[INST]" in tokenizer.chat_template
+    spaced.chat_template = tokenizer.chat_template.replace("[INST]", "[INST] Doctor:")
+    assert PromptEncoder(spaced).fingerprint() != known

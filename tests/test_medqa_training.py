@@ -13,7 +13,7 @@ import torch
 from medqa import prompt, record
 from medqa.config import Task, TrialConfig
 from medqa.course import IGNORED, build_course, collate, to_dataset
-from medqa.errors import DataError, DivergedError
+from medqa.errors import DataError, DivergedError, RecordError
 from medqa.evaluations import Evaluation, decide, evaluations
 from medqa.model import load_base
 from medqa.questions import load_search_questions
@@ -94,6 +94,21 @@ def test_a_finished_trial_leaves_its_record_and_is_not_trained_again(task: Task,
     assert summary["config_name"] == "a_trial"
     assert summary["best_eval_loss"] == min(row.lm_loss for row in rows)
     assert run(CONFIG, task, tmp_path) == rows[-1:]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"), [("prompt_fingerprint", "prompt"), ("token_fingerprint", "chat template or tokenizer")]
+)
+def test_an_interrupted_trial_does_not_go_on_with_another_prompt(
+    changed: str, words: str, task: Task, tmp_path: Path
+) -> None:
+    run(CONFIG, task, tmp_path, stop_at=3)
+    begun = record.read_json(tmp_path / record.CONFIG)
+    record.write_json(tmp_path / record.CONFIG, begun | {changed: "0" * 64})
+    with pytest.raises(RecordError, match=f"the {words} changed since the trial was trained"):
+        run(CONFIG, task, tmp_path)
+    record.write_json(tmp_path / record.CONFIG, begun | {changed: ""})  # a record that does not say is believed
+    assert [row.step for row in run(CONFIG, task, tmp_path, stop_at=6)] == [3, 6]
 
 
 def test_training_a_second_trial_in_the_same_process_changes_no_number(task: Task, tmp_path: Path) -> None:

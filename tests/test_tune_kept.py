@@ -13,8 +13,8 @@ import pytest
 
 from medqa import record
 from medqa.errors import DivergedError, LockedError
+from medqa.locks import alone
 from tune.kept import KeptFolder, kept_of
-from tune.locks import alone
 from tune.trainable import keep_and_report
 
 
@@ -91,7 +91,7 @@ def test_a_folder_is_worked_on_by_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_killed_holder_is_waited_for_and_holds_nothing(tmp_path: Path) -> None:
-    code = "import pathlib, sys, time, tune.locks\nwith tune.locks.alone(pathlib.Path(sys.argv[1])):"
+    code = "import pathlib, sys, time, medqa.locks\nwith medqa.locks.alone(pathlib.Path(sys.argv[1])):"
     code += "\n    print('held')\n    time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-u", "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None

@@ -137,10 +137,10 @@ def make_toy(pause: float, ways: dict[str, str], folder: Path, size: int) -> Toy
 
 def main(results: str, max_trials: int, pause: float, failing: str = "", more: str = "{}") -> None:
     console.quiet_ray()
+    from medqa.locks import alone
     from tune import screen, settings
     from tune.failures import disk_watch
     from tune.fetching import find_kept
-    from tune.locks import alone
     from tune.mirror import mirrored
     from tune.wishes import Wishes
 

@@ -10,10 +10,10 @@ import zipfile
 from pathlib import Path
 
 from medqa import record
+from medqa.locks import alone
 from medqa.search_record import PACKED, STAMP
 from medqa.storage import RemoteFolder
 from tune import settings
-from tune.locks import alone
 from tune.settings import SearchSettings
 
 DATABASE = ".db"

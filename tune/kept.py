@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 from medqa import record
 from medqa.errors import ConfigError
+from medqa.locks import alone
 from medqa.storage import RemoteFolder, is_remote
 from tune.kept_objects import KeptObjects
-from tune.locks import alone
 
 FOLDER = "kept"
 """Folder of what a trial has kept, in the trial's own folder."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from medqa import record
 from medqa.errors import LockedError
+from medqa.locks import alone
 from medqa.storage import RemoteFolder
-from tune.locks import alone
 
 MANIFEST = "kept.json"
 _OBJECTS = "kept"

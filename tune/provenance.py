@@ -10,7 +10,7 @@ from typing import Any
 from medqa import record
 
 _ROOT = Path(__file__).resolve().parent.parent
-_FINGERPRINTS = ("data_fingerprint", "prompt_fingerprint", "base_fingerprint")
+_FINGERPRINTS = ("data_fingerprint", "prompt_fingerprint", "token_fingerprint", "base_fingerprint")
 
 
 @functools.cache

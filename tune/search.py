@@ -106,9 +106,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def search(arguments: argparse.Namespace) -> int:
     """Run the search that the arguments describe, to its end or its limits, and print what came of it."""
+    from medqa.locks import alone
     from tune import console
     from tune.failures import disk_watch
-    from tune.locks import alone
     from tune.mirror import mirrored
     from tune.settings import address_of, keep, make_folder
 

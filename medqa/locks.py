@@ -18,18 +18,20 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def alone(folder: Path, wait_seconds: float = 0.0) -> Iterator[None]:
+def alone(folder: Path, wait_seconds: float = 0.0, beside: bool = False) -> Iterator[None]:
     """Be the only process that works in `folder`.
 
     Args:
         folder: It is there; an empty file in it is what is locked.
         wait_seconds: How long another holder is waited for.
+        beside: Whether that file is beside the folder, because all that is in it is handed on.
 
     Raises:
         LockedError: when another holds it longer than that.
     """
     deadline = time.monotonic() + wait_seconds
-    with (folder / _FILE).open("a") as handle:
+    file = folder.with_name(f".{folder.name}{_FILE}") if beside else folder / _FILE
+    with file.open("a") as handle:
         while not _taken(handle.fileno()):
             if time.monotonic() >= deadline:
                 raise LockedError(f"{folder} is in use by another process: wait for its end, or stop it")
