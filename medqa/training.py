@@ -132,7 +132,6 @@ def _with_weights_as_planned(base: BaseModel, plan: MemoryPlan) -> MemoryPlan:
         except torch.OutOfMemoryError:
             plan = dataclasses.replace(plan, keep_weights=False)
     drop_weights(base.model)
-    free_memory()
     return plan
 
 
