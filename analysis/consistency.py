@@ -29,6 +29,8 @@ def check_numbers(where: str, rows: Sequence[Row], numbers: Row) -> None:
     _check_accuracy(where, rows, numbers)
     _check_confusion(where, rows, numbers)
     _check_calibration(where, rows, numbers["calibration"])
+    if "outside_letters" in numbers:  # of a final evaluation, and not of an older one
+        _check_outside(where, rows, numbers["outside_letters"])
 
 
 def require(where: str, rule: str, holds: bool) -> None:
@@ -103,6 +105,12 @@ def _check_calibration(where: str, rows: Sequence[Row], calibration: Row) -> Non
         require(where, f"the {key} is not below that of one bin", calibration.get(key, least) >= least)
     squared = [(value - (letter == row["gold"])) ** 2 for row in rows for letter, value in row["probabilities"].items()]
     _require_near(where, "the Brier score is that of the rows", calibration["brier"], math.fsum(squared) / n)
+
+
+def _check_outside(where: str, rows: Sequence[Row], outside: Row) -> None:
+    counted = math.fsum(max(0.0, 1 - row["letter_mass"]) for row in rows) / len(rows)
+    _require_near(where, "the probability outside the letters is that of the rows", outside["value"], counted)
+    _check_interval(where, "probability outside the letters", outside, len(rows))
 
 
 def _check_interval(where: str, what: str, interval: Row, n: int) -> None:

@@ -37,13 +37,16 @@ def _accuracies(summary: dict[str, Any], caption: str) -> Table:
             rate(row["accuracy_interval"]),
             number(row["macro_f1_interval"]),
             of_all(row["extraction_failures"], row["accuracy_interval"]["n"]),
+            number(row.get("outside_letters")),
             f"{row['answer_nll']:.3f}",
             f"{row['accuracy_interval']['n']:,}",
         )
         for model, row in ((model, summary[model]) for model in models_in(summary))
     )
     return Table(
-        caption=caption, head=("model", "accuracy", "macro-F1", "no letter", "answer NLL, nats", "n"), rows=rows
+        caption=caption,
+        head=("model", "accuracy", "macro-F1", "no letter", "outside the letters", "answer NLL, nats", "n"),
+        rows=rows,
     )
 
 

@@ -97,7 +97,8 @@ def limits_section(files: Files) -> Section:
             Bullets(
                 lines=(
                     "An answer is the most probable of the question's letters after one forward pass. "
-                    '"No letter" counts questions whose most probable token is none of them.',
+                    '"No letter" counts questions whose most probable token is none of them, "outside the letters" is '
+                    "the mean probability of all other tokens together.",
                     f"The 3-shot examples are {', '.join(map(code, evaluation['exemplars']))}, drawn from the train "
                     f"split with seed {evaluation['exemplar_seed']}; no prompt is cut.",
                     "Intervals: Wilson for rates, bootstrap over questions for differences and macro-F1. They cover "

@@ -63,6 +63,24 @@ def test_the_difference_is_that_of_the_models(files: dict[str, Any]) -> None:
     assert summary["delta"]["fine_tuned_minus_zero_shot"]["accuracy"] == pytest.approx(gain)
 
 
+def test_the_probability_outside_the_letters_is_the_mean_of_what_the_letters_leave(tmp_path: Path) -> None:
+    made = make_evaluation(40)
+    masses = [0.9, 0.7, 1.0, 1.0 + 1e-7] * 10  # rounded above 1: nothing is left
+    tuned = tuple(
+        dataclasses.replace(item, letter_mass=mass) for item, mass in zip(made.fine_tuned, masses, strict=True)
+    )
+    built = study_files.build_files(dataclasses.replace(made, fine_tuned=tuned), make_subject(tmp_path))
+    outside = built["comparison_summary.json"]["fine_tuned"]["outside_letters"]
+    assert outside["value"] == pytest.approx((0.1 + 0.3 + 0 + 0) / 4, abs=1e-12)
+    # the standard error is sqrt(0.015 / 40) = 0.0194
+    assert (outside["low"], outside["high"]) == pytest.approx((0.1 - 0.038, 0.1 + 0.038), abs=0.006)
+    assert outside["n"] == 40
+    write_report(tmp_path, built)
+    models = (tmp_path / "report.md").read_text().split("## The models on the same questions")[1]
+    assert "| outside the letters |" in models
+    assert f"| 0.100 ({outside['low']:.3f} to {outside['high']:.3f}) |" in models
+
+
 def test_a_trial_that_was_scored_on_a_sample_has_an_interval_of_as_many(tmp_path: Path) -> None:
     subject = make_subject(tmp_path)
     asked = {"stopped": 30, "completed": None}
@@ -131,11 +149,16 @@ def _change_accuracy(files: dict[str, Any]) -> None:
     files["comparison_summary.json"]["fine_tuned"]["accuracy"] += 0.01
 
 
+def _change_outside(files: dict[str, Any]) -> None:
+    for content in (files["zero_shot_results.json"], files["comparison_summary.json"]["zero_shot"]):
+        content["outside_letters"]["value"] += 0.001
+
+
 def _swap_items(files: dict[str, Any]) -> None:
     files["few_shot_results.json"]["predictions"].reverse()
 
 
-@pytest.mark.parametrize("spoil", [_drop_topic, _change_confusion, _change_accuracy, _swap_items])
+@pytest.mark.parametrize("spoil", [_drop_topic, _change_confusion, _change_accuracy, _change_outside, _swap_items])
 def test_numbers_that_contradict_each_other_are_refused(files: dict[str, Any], spoil: Any, tmp_path: Path) -> None:
     spoiled = copy.deepcopy(files)
     spoil(spoiled)
