@@ -79,13 +79,16 @@ def model_pairs(evaluation: Evaluation) -> dict[str, Corrected]:
 
 def _confidence(evaluation: Evaluation) -> Content:
     generator = _generator()
-    return {
-        "models": {
-            name: findings.confidence_content(validation, evaluation.models[name], generator)
-            for name, validation in evaluation.validation.items()
-            if name in evaluation.models
-        }
+    models = {
+        name: findings.confidence_content(validation, evaluation.models[name], generator)
+        for name, validation in evaluation.validation.items()
+        if name in evaluation.models
     }
+    stated = {name: content["before_estimates"] for name, content in models.items()}
+    for name in evaluation.models:  # those without validation answers have no temperature
+        if name not in stated:
+            stated[name] = findings.stated_confidence(evaluation.models[name], generator)
+    return {"models": models, "as_stated": stated}
 
 
 def _positions(evaluation: Evaluation) -> Content:

@@ -44,9 +44,14 @@ def confidence_content(
         "temperature": {**dataclasses.asdict(fitted), "interval": dataclasses.asdict(interval)},
         "before": dataclasses.asdict(calibration(test)),
         "after": dataclasses.asdict(calibration(warm)),
-        "before_estimates": _as_dicts(calibration_estimates(test, generator)),
-        "after_estimates": _as_dicts(calibration_estimates(warm, generator)),
+        "before_estimates": stated_confidence(test, generator),
+        "after_estimates": stated_confidence(warm, generator),
     }
+
+
+def stated_confidence(predictions: Sequence[Prediction], generator: np.random.Generator) -> Content:
+    """Return the calibration of the probabilities as stated, every number with its interval."""
+    return _as_dicts(calibration_estimates(predictions, generator))
 
 
 def positions_content(

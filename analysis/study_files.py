@@ -68,6 +68,8 @@ def build_files(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
         for name, predictions in evaluation.models.items()
     }
     findings = build_findings(evaluation)
+    for name, content in results.items():
+        content["calibration"]["estimates"] = findings[CONFIDENCE]["as_stated"][name]
     return {
         **({ALL_CONFIGS: _all_configs(subject)} if subject.set_name == TEST else {}),
         **{{**RESULTS, **OTHER_RESULTS}[name]: content for name, content in results.items()},
@@ -93,6 +95,7 @@ def _bootstrapped(predictions: Sequence[Prediction], generator: np.random.Genera
     estimates = {
         "macro_f1_interval": bootstrap_macro_f1(predictions, generator),
         "outside_letters": bootstrap_mean(outside, generator),
+        "answer_nll_interval": bootstrap_mean([item.gold_nll for item in predictions], generator),
     }
     return {name: dataclasses.asdict(estimate) for name, estimate in estimates.items()}
 
@@ -112,7 +115,9 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
             "extraction_failures": content["extraction_failure_rate"],
             "outside_letters": content["outside_letters"],
             "answer_nll": content["answer_nll"],
+            "answer_nll_interval": content["answer_nll_interval"],
             "ece": content["calibration"]["ece"],
+            "ece_interval": content["calibration"]["estimates"]["ece"],
         }
         for name, content in results.items()
     }

@@ -247,7 +247,7 @@ def test_the_report_shows_what_new_seeds_confirmed(tmp_path: Path) -> None:
     built = study_files.build_files(make_evaluation(), confirmed)
     write_report(tmp_path, built)
     report = (tmp_path / "report.md").read_text()
-    assert "| explored_9 | 70.0 | 62.0 | 1.0 | 8.0 | 0 |" in report
+    assert "| explored_9 | 70.0 | 62.0 | 1.0 | 3 | 8.0 | 0 |" in report
     assert "`explored_9_seed_3` (MLflow run `run-explored_9_seed_3`), trial `explored_9` with a new seed" in report
     assert "no interval" in report
     assert [row["name"] for row in built["all_configs.json"]["trials"] if row["winner"]] == ["explored_9"]

@@ -33,8 +33,8 @@ def test_confidence_is_shown_before_and_after_the_temperature_of_validation() ->
     assert temperature["n"] == 150
     assert content["before"]["accuracy"] == content["after"]["accuracy"]
     assert content["after_estimates"]["letter_nll"]["n"] == 120
-    errors = {name: content[f"{name}_estimates"]["ece"] for name in ("before", "after")}
-    draw_reliability(content["before"], content["after"], temperature, errors)
+    estimates = {name: content[f"{name}_estimates"] for name in ("before", "after")}
+    draw_reliability(content["before"], content["after"], temperature, estimates)
 
 
 def test_positions_tell_a_model_that_reads_from_one_that_likes_a_letter() -> None:
