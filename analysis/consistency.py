@@ -81,6 +81,8 @@ def _check_confusion(where: str, rows: Sequence[Row], numbers: Row) -> None:
     for key, field in (("gold", "gold"), ("predicted", "pred")):
         counted = Counter(row[field] for row in rows)
         require(where, f"the {key} letters are those of the rows", +Counter(balance[key]) == counted)
+    paired = balance["against_gold"] or {}  # older files have another test here, without n
+    require(where, "the test against the right letters has every row", paired.get("n", len(rows)) == len(rows))
     for letter, scores in numbers.get("class_scores", {}).items():  # older files have none
         for key, field in (("recall", "gold"), ("precision", "pred")):
             count = sum(row[field] == letter for row in rows)

@@ -169,7 +169,7 @@ def draw_mistakes(mistakes: dict[str, Any]) -> Figure:
 
 
 def draw_positions(files: dict[str, Any]) -> Figure:
-    """Draw how often each letter is right and how often each model predicts it, with the chi-squared tests."""
+    """Draw how often each letter is right and how often each model predicts it, with the tests of both."""
     balances = {model: files[file]["letter_balance"] for model, file in names.RESULTS.items()}
     n = files[names.EVALUATION]["n"]
     figure, axes = new_figure(5.4)
@@ -201,11 +201,11 @@ def _draw_letters(axes: Axes, counts: dict[str, int], n: int, place: float, look
 
 
 def _tests(balance: dict[str, Any]) -> str:
-    parts = []
-    for name, key in (("equal letters", "against_uniform"), ("the right answers", "against_gold")):
-        if balance[key] is not None:
-            parts.append(f"{balance[key]['statistic']:.1f} against {name} (p {p_text(balance[key]['p_value'])})")
-    return "chi² " + ",\n".join(parts)
+    uniform, gold = (
+        f"{balance[key]['statistic']:.1f} (p {p_text(balance[key]['p_value'])})"
+        for key in ("against_uniform", "against_gold")
+    )
+    return f"chi² against equal letters {uniform},\nStuart-Maxwell against the right answers {gold}"
 
 
 def draw_confusion(files: dict[str, Any], model: str) -> Figure:

@@ -105,6 +105,13 @@ def _at(points_of_curve: list[dict[str, Any]], asked: float) -> str:
     return counted(rate(nearest["accuracy"]), nearest["accuracy"])
 
 
+_LETTER_TESTS = (
+    "Against equal letters: Pearson's chi-squared test of the counts. Against the right answers: the Stuart-Maxwell "
+    "test, which pairs the letter that is predicted for a question with the one that is right. Every question has a "
+    "most probable letter, so none is left out of it."
+)
+
+
 def positions_section(files: Files) -> Section:
     """Return whether letters are preferred, and what moving the options changes."""
     results = results_of(files)
@@ -115,18 +122,20 @@ def positions_section(files: Files) -> Section:
         *((label(model), *_letter_cells(balance, letters)) for model, balance in balances.items()),
     )
     head = ("letters of", *letters, "p against equal letters", "p against the right answers")
-    table = Table(caption="How often each letter is right and predicted (chi-squared tests)", head=head, rows=rows)
+    caption = (
+        f"How often each letter is right and predicted (n = {sum(balances['fine_tuned']['gold'].values()):,} each)"
+    )
+    table = Table(caption=caption, head=head, rows=rows)
     alt = "Share of each letter among the right answers and among each model's, with intervals; see the table."
-    blocks: list[Block] = [table, Picture(file="position_bias.png", alt=alt)]
+    blocks: list[Block] = [table, Paragraph(text=_LETTER_TESTS), Picture(file="position_bias.png", alt=alt)]
     if POSITIONS in files:
         blocks += _moved(files[POSITIONS], files[names.EVALUATION])
     return Section(title="Position of the options", blocks=tuple(blocks))
 
 
 def _letter_cells(balance: dict[str, Any], letters: list[str]) -> tuple[str, ...]:
-    tests = (balance[key] for key in ("against_uniform", "against_gold"))
     counts = (f"{balance['predicted'][letter]:,}" for letter in letters)
-    return (*counts, *map(_p_of, tests))
+    return (*counts, *(p_cell(balance[key]["p_value"]) for key in ("against_uniform", "against_gold")))
 
 
 def _p_of(test: dict[str, Any] | None) -> str:
