@@ -52,7 +52,10 @@ def build_findings(evaluation: Evaluation) -> dict[str, Content]:
         POSITIONS: _positions(evaluation),
         MISTAKE_ITEMS: _mistakes(evaluation),
         LEAKS: findings.leaks_content(
-            evaluation.near_duplicates, evaluation.models, evaluation.validation_near_duplicates
+            evaluation.near_duplicates,
+            evaluation.models,
+            evaluation.validation_near_duplicates,
+            evaluation.validation,
         ),
         SCORERS: _scorers(evaluation),
         COMPARISONS: _comparisons(evaluation),

@@ -178,36 +178,42 @@ def _moved(content: dict[str, Any], evaluation: dict[str, Any]) -> list[Block]:
     return [table, picture, Paragraph(text=shuffled), *([Bullets(lines=tuple(lines))] if lines else [])]
 
 
-_EFFECTS = ("with_them", "without_them", "on_them")
-
-
 def leaks_section(files: Files) -> Section | None:
     """Return near-duplicates of train questions and what they change; None where they were not looked for."""
     if LEAKS not in files:
         return None
     content = files[LEAKS]
-    found, effects = content["near_duplicates"], content["accuracy"]
     text = (
         f"A question counts as a near-duplicate when {share(content['share'])} or more of its runs of "
-        f"{content['run_words']} words stand in one train question. There "
-        + ("is 1." if len(found) == 1 else f"are {len(found):,}.")
+        f"{content['run_words']} words stand in one train question; an exact copy has all of them there."
     )
-    effect = tuple(
-        (label(model), *(counted(rate(one), one) for one in (effects[model][key] for key in _EFFECTS)))
-        for model in models_in(effects)
-    )
-    head = ("model", "all questions", "without near-duplicates", "on near-duplicates")
-    blocks: list[Block] = [
-        Paragraph(text=text),
-        Table(caption="Accuracy with and without them (95 % interval)", head=head, rows=effect),
-    ]
+    blocks: list[Block] = [Paragraph(text=text)]
+    blocks += _leaks("test", content["near_duplicates"], content["accuracy"])
+    if "validation_near_duplicates" in content:
+        effects = content.get("validation_accuracy", {})  # older files have none
+        blocks += _leaks("validation", content["validation_near_duplicates"], effects)
+    return Section(title="Leaks from the train split", blocks=tuple(blocks))
+
+
+_EFFECTS = ("with_them", "without_them", "on_them")
+
+
+def _leaks(split: str, found: list[dict[str, Any]], effects: dict[str, Any]) -> list[Block]:
+    count = "There is 1" if len(found) == 1 else f"There are {len(found):,}"
+    chosen = ", on which the search chose" if split == "validation" else ""
+    blocks: list[Block] = [Paragraph(text=f"{count} among the {split} questions{chosen}.")]
+    if effects:
+        rows = tuple(
+            (label(model), *(counted(rate(one), one) for one in (effects[model][key] for key in _EFFECTS)))
+            for model in models_in(effects)
+        )
+        head = ("model", "all questions", "without near-duplicates", "on near-duplicates")
+        caption = f"Accuracy on the {split} questions with and without them (95 % interval)"
+        blocks.append(Table(caption=caption, head=head, rows=rows))
     if found:
         rows = tuple(
             (one["id"], one["train_id"], share(one["share"]), "yes" if one["same_answer"] else "no") for one in found
         )
         listed = ("question", "train question", "shared runs", "same answer")
-        blocks.append(Table(caption="The near-duplicates", head=listed, rows=rows))
-    if "validation_near_duplicates" in content:
-        count = len(content["validation_near_duplicates"])
-        blocks.append(Paragraph(text=f"Among the validation questions, on which the search chose: {count:,}."))
-    return Section(title="Leaks from the train split", blocks=tuple(blocks))
+        blocks.append(Table(caption=f"The near-duplicates among the {split} questions", head=listed, rows=rows))
+    return blocks

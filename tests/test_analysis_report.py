@@ -220,8 +220,18 @@ def test_wrong_answers_are_shown_with_question_options_and_probabilities(folder:
 def test_near_duplicates_are_listed(folder: Path) -> None:
     leaks = (folder / "report.md").read_text().split("## Leaks from the train split")[1].split("\n## ")[0]
     found = read_json(folder / "leaks.json")["near_duplicates"]
-    assert f"There are {len(found)}." in leaks
+    assert f"There are {len(found)} among the test questions." in leaks
     assert leaks.count("\n| demo-test-") == len(found) >= 2
+
+
+def test_near_duplicates_among_the_validation_questions_are_listed_with_the_accuracy_without_them(folder: Path) -> None:
+    leaks = (folder / "report.md").read_text().split("## Leaks from the train split")[1].split("\n## ")[0]
+    of_validation = leaks.split("There is 1 among the validation questions, on which the search chose.")[1]
+    effect = read_json(folder / "leaks.json")["validation_accuracy"]["fine_tuned"]
+    assert (effect["with_them"]["n"], effect["without_them"]["n"]) == (100, 99)
+    shown = f"| {rate(effect['with_them'])}, n = 100 | {rate(effect['without_them'])}, n = 99 |"
+    assert f"| tuned {shown}" in of_validation
+    assert "| test-00001 | train-1 | 100.0 % | no |" in of_validation
 
 
 def test_a_broken_further_file_is_one_line(folder: Path, tmp_path: Path) -> None:
