@@ -87,12 +87,11 @@ def _predictions(runs: Sequence[Trial], read: Reader) -> list[tuple[Prediction, 
 
 def compare_with_others(search: Search, winner: Trial, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Compare a training with the other completed ones of its search, as `compare_configurations` says."""
-    others = {}
+    others: dict[str, tuple[Prediction, ...]] = {}
     for trial in (*search.trials, *search.repeats):
         if trial.state == "completed" and trial.run_id and trial.run_id != winner.run_id:
             results = read_validation(search, trial)
-            if results:
-                others[trial.name] = predictions_from_rows(results["predictions"])
+            others[trial.name] = predictions_from_rows(results["predictions"]) if results else ()
     return compare_configurations(winner.name, predictions, others)
 
 

@@ -178,12 +178,18 @@ def compare_configurations(
 ) -> Content:
     """Compare the evaluated training with the search's others on validation, corrected for their number.
 
-    The winner was chosen on these very questions, so that its differences lean high.
+    The winner was chosen on these very questions, so that its differences lean high. A training whose answers are lost,
+    or are to other questions, is not compared but named.
     """
     same = {name: items for name, items in others.items() if _ids(items) == _ids(predictions)}
     # the same draws for each, as for the margins of analysis/chosen.py: one difference has one interval everywhere
     pairs = {name: paired_difference(predictions, items, _generator()) for name, items in same.items()}
-    return {"split": "validation", "first": winner, "pairs": _as_dicts(correct_family(pairs))}
+    return {
+        "split": "validation",
+        "first": winner,
+        "pairs": _as_dicts(correct_family(pairs)),
+        "left_out": [name for name in others if name not in same],
+    }
 
 
 def _ids(predictions: Sequence[Prediction]) -> list[str]:

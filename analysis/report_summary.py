@@ -174,6 +174,11 @@ def choice_section(files: Files) -> Section | None:
     compared = files[names.ALL_CONFIGS].get("comparisons", {})
     if compared.get("pairs"):
         blocks.append(_against_all(compared))
+    if compared.get("left_out"):
+        left_out = ", ".join(map(code, compared["left_out"]))
+        blocks.append(
+            Paragraph(text=f"Not compared, as their answers to the same questions are not there: {left_out}.")
+        )
     blocks.append(Paragraph(text=_CONFIRMED_LIMITS if choice["confirmed"] else _UNCONFIRMED_LIMITS))
     return Section(title="Over the best preset", blocks=tuple(blocks))
 

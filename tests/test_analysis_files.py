@@ -20,6 +20,7 @@ from analysis.reads import Read, count_reads, log_read, new_folder, read_log
 from analysis.report import format_table, write_report
 from analysis.runs import choose_winner
 from medqa.errors import RecordError
+from medqa.estimates import wilson
 from medqa.metrics import study_results
 from medqa.prediction import Prediction
 
@@ -79,6 +80,18 @@ def test_the_probability_outside_the_letters_is_the_mean_of_what_the_letters_lea
     models = (tmp_path / "report.md").read_text().split("## The models on the same questions")[1]
     assert "| outside the letters |" in models
     assert f"| 0.100 ({outside['low']:.3f} to {outside['high']:.3f}) |" in models
+
+
+def test_agreement_of_a_wording_is_the_share_of_questions_with_the_same_letter(tmp_path: Path) -> None:
+    made = make_evaluation(40)
+    trained, other, *_ = made.wordings
+    # another letter for the first 10 of 40 questions
+    moved = tuple(dataclasses.replace(item, pred="BCDA"["ABCD".index(item.pred)]) for item in made.fine_tuned[:10])
+    wordings = {**made.wordings, other: (*moved, *made.fine_tuned[10:])}
+    built = study_files.build_files(dataclasses.replace(made, wordings=wordings), make_subject(tmp_path))
+    content = built["prompt_template_results.json"]
+    assert {name: content[name]["agreement"]["value"] for name in (trained, other)} == {trained: 1.0, other: 0.75}
+    assert content[other]["agreement"] == dataclasses.asdict(wilson(30, 40))
 
 
 def test_a_trial_that_was_scored_on_a_sample_has_an_interval_of_as_many(tmp_path: Path) -> None:

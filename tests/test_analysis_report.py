@@ -324,9 +324,11 @@ def test_the_winner_is_compared_with_every_other_trial(folder: Path) -> None:
         "split": "validation",
         "first": "x",
         "pairs": {"config_1_baseline": pair},
+        "left_out": ["config_2_low_rank"],
     }
     section = to_markdown(report.build_report(files)).split("## Over the best preset")[1].split("\n## ")[0]
     assert f"| config_1_baseline | {points(pair['pair']['difference'])} | 200 | " in section
+    assert "Not compared, as their answers to the same questions are not there: `config_2_low_rank`." in section
 
 
 def test_versions_that_changed_since_the_training_are_both_named(folder: Path) -> None:
