@@ -6,9 +6,10 @@ from typing import Any
 
 from analysis import study_files as names
 from analysis.plot_style import p_text
-from analysis.report_content import Block, Bullets, Paragraph, Picture, Section, Table, code
+from analysis.report_content import Block, Bullets, Paragraph, Picture, Section, Table
 from analysis.report_inputs import CONFIDENCE, COVERAGE, LEAKS, POSITIONS, Files, models_in, results_of
 from analysis.report_numbers import NOTHING, counted, label, number, p_cell, pair_label, points, rate, share, size
+from analysis.report_shuffled import shuffled_answer
 from medqa.estimates import TOO_FEW
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -129,7 +130,7 @@ def positions_section(files: Files) -> Section:
     alt = "Share of each letter among the right answers and among each model's, with intervals; see the table."
     blocks: list[Block] = [table, Paragraph(text=_LETTER_TESTS), Picture(file="position_bias.png", alt=alt)]
     if POSITIONS in files:
-        blocks += _moved(files[POSITIONS], files[names.EVALUATION])
+        blocks += [*_moved(files[POSITIONS]), shuffled_answer(files)]
     return Section(title="Position of the options", blocks=tuple(blocks))
 
 
@@ -142,7 +143,7 @@ def _p_of(test: dict[str, Any] | None) -> str:
     return p_cell(None if test is None else test["p_value"])
 
 
-def _moved(content: dict[str, Any], evaluation: dict[str, Any]) -> list[Block]:
+def _moved(content: dict[str, Any]) -> list[Block]:
     models = content["models"]
     keys = ("accuracy", "mean_vote", "majority_vote", "flip_rate")
     rows = tuple(
@@ -163,19 +164,12 @@ def _moved(content: dict[str, Any], evaluation: dict[str, Any]) -> list[Block]:
         for model, by_letter in ((model, models[model]["by_gold_position"]) for model in models_in(models))
     )
     picture = Picture(file="gold_positions.png", alt=f"Accuracy by the place of the right option: {parts}.")
-    trained = evaluation["identity"]["config"].get("shuffle_options", False)
-    shuffled = f"The tuned model was trained with{'' if trained else 'out'} shuffled options."
-    if "counterpart" in models:
-        shuffled += (
-            f" Its counterpart, {code(evaluation['counterpart'])}, is the best other trial that was trained the "
-            "other way about them; it differs in other settings too."
-        )
     lines = [
         f"{pair_label(name)}: flips {points(pair['flips']['difference'])}, p {p_text(pair['flips']['p_value'])}; mean "
         f"accuracy over all orders {points(pair['accuracy'])}, {size(pair['accuracy'])}"
         for name, pair in content["pairs"].items()
     ]
-    return [table, picture, Paragraph(text=shuffled), *([Bullets(lines=tuple(lines))] if lines else [])]
+    return [table, picture, *([Bullets(lines=tuple(lines))] if lines else [])]
 
 
 def leaks_section(files: Files) -> Section | None:
