@@ -11,8 +11,10 @@ import numpy as np
 
 from analysis.comparison import paired_difference, paired_margin
 from analysis.finding_files import BOOTSTRAP_SEED, compare_configurations
+from analysis.intervals import bootstrap_mean
 from analysis.runs import Search, Trial, read_validation
 from medqa.choice_text import format_margin, format_note, format_value
+from medqa.metrics import accuracy
 from medqa.prediction import Prediction
 from medqa.record import predictions_from_rows
 from medqa.selection import NEW_SEEDS, Choice, Margin
@@ -35,6 +37,8 @@ def describe_choice(choice: Choice[Trial], metric: str, read: Reader) -> dict[st
             {
                 "name": one.trial.name,
                 "search": one.trial.accuracy if metric == "accuracy" else one.trial.answer_nll,
+                "search_interval": _own_interval(one.trial, metric, read),
+                "seeds": len(one.repeats),
                 "mean": one.mean,
                 "deviation": one.deviation,
                 "drop": one.drop,
@@ -43,6 +47,17 @@ def describe_choice(choice: Choice[Trial], metric: str, read: Reader) -> dict[st
             for one in choice.confirmed
         ],
     }
+
+
+def _own_interval(trial: Trial, metric: str, read: Reader) -> dict[str, Any] | None:
+    """Return the interval of a training's own number; None where its answers are lost."""
+    answers = _predictions([trial], read)
+    if not answers:
+        return None
+    if metric == "accuracy":
+        return dataclasses.asdict(accuracy(answers[0]))
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    return dataclasses.asdict(bootstrap_mean([item.gold_nll for item in answers[0]], generator))
 
 
 def _margin(margin: Margin[Trial], metric: str, read: Reader) -> dict[str, Any]:
@@ -72,12 +87,11 @@ def _predictions(runs: Sequence[Trial], read: Reader) -> list[tuple[Prediction, 
 
 def compare_with_others(search: Search, winner: Trial, predictions: Sequence[Prediction]) -> dict[str, Any]:
     """Compare a training with the other completed ones of its search, as `compare_configurations` says."""
-    others = {}
+    others: dict[str, tuple[Prediction, ...]] = {}
     for trial in (*search.trials, *search.repeats):
         if trial.state == "completed" and trial.run_id and trial.run_id != winner.run_id:
             results = read_validation(search, trial)
-            if results:
-                others[trial.name] = predictions_from_rows(results["predictions"])
+            others[trial.name] = predictions_from_rows(results["predictions"]) if results else ()
     return compare_configurations(winner.name, predictions, others)
 
 
@@ -111,20 +125,49 @@ def _margin_line(margin: dict[str, Any], metric: str) -> str:
     scale, digits = (100, 1) if metric == "accuracy" else (1, 3)
     low, high = (scale * interval[end] for end in ("low", "high"))
     chance = ", which includes 0" if low <= 0 <= high else ""
-    return f"{text}; paired 95 % interval {low:+.{digits}f} to {high:+.{digits}f}{chance})"
+    return f"{text}; paired 95 % interval {low:+.{digits}f} to {high:+.{digits}f}, n = {interval['n']:,}{chance})"
 
 
 def confirmation_table(chosen: dict[str, Any]) -> str:
     """Return the confirmed configurations as a table in Markdown; "" where there are none."""
     if not chosen["confirmed"]:
         return ""
+    rows = [f"| {' | '.join(cells)} |" for cells in (CONFIRMATION_HEAD, *confirmation_rows(chosen))]
+    return "\n".join(
+        [f"{confirmation_caption(chosen)}:", "", rows[0], "|---" * len(CONFIRMATION_HEAD) + "|", *rows[1:]]
+    )
+
+
+CONFIRMATION_HEAD = ("trial", "in the search", "mean of new seeds", "standard deviation", "new seeds", "drop", "failed")
+"""Of the table of the confirmed configurations; a mean of a few seeds has their deviation and number beside it."""
+
+
+def confirmation_caption(chosen: dict[str, Any]) -> str:
+    """Return what the numbers of `confirmation_rows` are."""
     shown = "accuracy, %" if chosen["metric"] == "accuracy" else "answer NLL, nats"
-    head = f"| trial | in the search | mean of {NEW_SEEDS} new seeds | standard deviation | drop | failed |"
-    rows = []
-    for one in chosen["confirmed"]:
-        values = " | ".join(format_value(one[key], chosen["metric"]) for key in _COLUMNS)
-        rows.append(f"| {one['name']} | {values} | {one['failed']} |")
-    return "\n".join([f"Validation {shown}:", "", head, "|---|---|---|---|---|---|", *rows])
+    sizes = [one["search_interval"]["n"] for one in chosen["confirmed"] if one.get("search_interval")]
+    return f"validation {shown}" + (f" (in brackets: 95 % interval, n = {sizes[0]:,} questions)" if sizes else "")
 
 
-_COLUMNS = ("search", "mean", "deviation", "drop")
+def confirmation_rows(chosen: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return one row a confirmed configuration, below CONFIRMATION_HEAD."""
+    metric = chosen["metric"]
+    return tuple(
+        (
+            one["name"],
+            _with_interval(one["search"], one.get("search_interval"), metric),
+            *(format_value(one[key], metric) for key in ("mean", "deviation")),
+            str(one.get("seeds", NEW_SEEDS - one["failed"])),
+            format_value(one["drop"], metric),
+            str(one["failed"]),
+        )
+        for one in chosen["confirmed"]
+    )
+
+
+def _with_interval(value: float | None, interval: dict[str, Any] | None, metric: str) -> str:
+    shown = format_value(value, metric)
+    if interval is None:
+        return shown
+    low, high = (format_value(interval[end], metric) for end in ("low", "high"))
+    return f"{shown} ({low} to {high})"

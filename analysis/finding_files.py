@@ -52,7 +52,10 @@ def build_findings(evaluation: Evaluation) -> dict[str, Content]:
         POSITIONS: _positions(evaluation),
         MISTAKE_ITEMS: _mistakes(evaluation),
         LEAKS: findings.leaks_content(
-            evaluation.near_duplicates, evaluation.models, evaluation.validation_near_duplicates
+            evaluation.near_duplicates,
+            evaluation.models,
+            evaluation.validation_near_duplicates,
+            evaluation.validation,
         ),
         SCORERS: _scorers(evaluation),
         COMPARISONS: _comparisons(evaluation),
@@ -79,13 +82,16 @@ def model_pairs(evaluation: Evaluation) -> dict[str, Corrected]:
 
 def _confidence(evaluation: Evaluation) -> Content:
     generator = _generator()
-    return {
-        "models": {
-            name: findings.confidence_content(validation, evaluation.models[name], generator)
-            for name, validation in evaluation.validation.items()
-            if name in evaluation.models
-        }
+    models = {
+        name: findings.confidence_content(validation, evaluation.models[name], generator)
+        for name, validation in evaluation.validation.items()
+        if name in evaluation.models
     }
+    stated = {name: content["before_estimates"] for name, content in models.items()}
+    for name in evaluation.models:  # those without validation answers have no temperature
+        if name not in stated:
+            stated[name] = findings.stated_confidence(evaluation.models[name], generator)
+    return {"models": models, "as_stated": stated}
 
 
 def _positions(evaluation: Evaluation) -> Content:
@@ -172,12 +178,18 @@ def compare_configurations(
 ) -> Content:
     """Compare the evaluated training with the search's others on validation, corrected for their number.
 
-    The winner was chosen on these very questions, so that its differences lean high.
+    The winner was chosen on these very questions, so that its differences lean high. A training whose answers are lost,
+    or are to other questions, is not compared but named.
     """
     same = {name: items for name, items in others.items() if _ids(items) == _ids(predictions)}
     # the same draws for each, as for the margins of analysis/chosen.py: one difference has one interval everywhere
     pairs = {name: paired_difference(predictions, items, _generator()) for name, items in same.items()}
-    return {"split": "validation", "first": winner, "pairs": _as_dicts(correct_family(pairs))}
+    return {
+        "split": "validation",
+        "first": winner,
+        "pairs": _as_dicts(correct_family(pairs)),
+        "left_out": [name for name in others if name not in same],
+    }
 
 
 def _ids(predictions: Sequence[Prediction]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,14 @@ def confidence_content(
         "temperature": {**dataclasses.asdict(fitted), "interval": dataclasses.asdict(interval)},
         "before": dataclasses.asdict(calibration(test)),
         "after": dataclasses.asdict(calibration(warm)),
-        "before_estimates": _as_dicts(calibration_estimates(test, generator)),
-        "after_estimates": _as_dicts(calibration_estimates(warm, generator)),
+        "before_estimates": stated_confidence(test, generator),
+        "after_estimates": stated_confidence(warm, generator),
     }
+
+
+def stated_confidence(predictions: Sequence[Prediction], generator: np.random.Generator) -> Content:
+    """Return the calibration of the probabilities as stated, every number with its interval."""
+    return _as_dicts(calibration_estimates(predictions, generator))
 
 
 def positions_content(
@@ -111,6 +117,7 @@ def leaks_content(
     found: Sequence[leaks.NearDuplicate],
     models: Mapping[str, Sequence[Prediction]],
     in_validation: Sequence[leaks.NearDuplicate] = (),
+    validation: Mapping[str, Sequence[Prediction]] = MappingProxyType({}),
 ) -> Content:
     """Return the near-duplicates of train questions, and each model's accuracy with and without them.
 
@@ -118,15 +125,21 @@ def leaks_content(
         found: Those among the scored questions.
         models: Model's name to its predictions.
         in_validation: Those among the validation questions.
+        validation: Model's name to its predictions on the validation questions whose answers were kept.
     """
-    ids = {pair.id for pair in found}
+    kept = {item.id for items in validation.values() for item in items}
     return {
         "share": SHARE,
         "run_words": RUN_WORDS,
         "near_duplicates": [dataclasses.asdict(pair) for pair in found],
         "validation_near_duplicates": [dataclasses.asdict(pair) for pair in in_validation],
-        "accuracy": {name: dataclasses.asdict(leaks.leak_effect(items, ids)) for name, items in models.items()},
+        "accuracy": _leak_effects({pair.id for pair in found}, models),
+        "validation_accuracy": _leak_effects({pair.id for pair in in_validation} & kept, validation),
     }
+
+
+def _leak_effects(ids: Collection[str], models: Mapping[str, Sequence[Prediction]]) -> Content:
+    return {name: dataclasses.asdict(leaks.leak_effect(items, ids)) for name, items in models.items()}
 
 
 def _as_dicts(estimates: Mapping[str, Estimate]) -> Content:

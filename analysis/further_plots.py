@@ -37,8 +37,8 @@ _OF_POSITIONS = ("by_gold_position", "position_test")
 
 
 def _reliability(model: str, content: dict[str, Any]) -> Figure:
-    errors = {when: content[f"{when}_estimates"]["ece"] for when in ("before", "after")}
-    return draw_reliability(content["before"], content["after"], content["temperature"], errors, label(model))
+    estimates = {when: content[f"{when}_estimates"] for when in ("before", "after")}
+    return draw_reliability(content["before"], content["after"], content["temperature"], estimates, label(model))
 
 
 def draw_differences(family: dict[str, Any]) -> Figure:

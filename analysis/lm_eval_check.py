@@ -122,9 +122,7 @@ def read_test_split(search_folder: Path, run_id: str, adapter: Path) -> tuple[Pa
         read = reads.Read(run_id=run_id, folder=folder, command=given_command())
         test = reads.read_test_split(identity.task, search_folder, read)
         count = reads.count_reads(search_folder)
-        questions.check_disjoint(
-            {questions.TRAIN: known.train, questions.VALIDATION: known.validation, questions.TEST: test}
-        )
+        questions.check_disjoint({questions.VALIDATION: known.validation, questions.TEST: test})
         print(f"the tuned model {identity.name}, {len(test)} questions: by us, and twice by the harness", flush=True)
         ours = score_questions(model, base.encoder, test).predictions
         same_prompt = harness.score_our_prompt(model, base.encoder, test)

@@ -7,9 +7,9 @@ from typing import Any
 
 from analysis import study_files as names
 from analysis.report_content import NOT_FOR_CLINICAL_USE, Bullets, Paragraph, Report, Section, Table, code
-from analysis.report_inputs import CONFIDENCE, Files, models_in
+from analysis.report_inputs import Files, models_in
 from analysis.report_markdown import to_markdown
-from analysis.report_numbers import label, number, pair_label, points, rate
+from analysis.report_numbers import counted, label, number, pair_label, points, rate
 from medqa.config import DEMO
 from medqa.prompt import render_prompt
 from medqa.questions import Question
@@ -109,15 +109,12 @@ def _numbers(files: Files) -> Section:
 
 def _on_test(files: Files) -> tuple[Table, Bullets]:
     summary = files[names.SUMMARY]
-    confidence = files.get(CONFIDENCE, {}).get("models", {})
     rows = tuple(
         (
             label(model),
             rate(summary[model]["accuracy_interval"]),
             number(summary[model]["macro_f1_interval"]),
-            number(confidence[model]["before_estimates"]["ece"])
-            if model in confidence
-            else f"{summary[model]['ece']:.3f}",
+            number(summary[model].get("ece_interval")),  # an older evaluation has none
             f"{summary[model]['accuracy_interval']['n']:,}",
         )
         for model in models_in(summary)
@@ -125,12 +122,12 @@ def _on_test(files: Files) -> tuple[Table, Bullets]:
     table = Table(
         caption="On the test split (95 % interval)", head=("model", "accuracy", "macro-F1", "ECE", "n"), rows=rows
     )
-    lines = tuple(
-        f"{pair_label(pair)}: {points(files[names.STATISTICS][pair]['difference'])}"
-        for pair in ("fine_tuned_minus_zero_shot", "fine_tuned_minus_few_shot", "fine_tuned_minus_best_preset")
-        if pair in files[names.STATISTICS]
-    )
+    gains = {pair: files[names.STATISTICS][pair]["difference"] for pair in _PAIRS if pair in files[names.STATISTICS]}
+    lines = tuple(f"{pair_label(pair)}: {counted(points(gain), gain)}" for pair, gain in gains.items())
     return table, Bullets(lines=lines)
+
+
+_PAIRS = ("fine_tuned_minus_zero_shot", "fine_tuned_minus_few_shot", "fine_tuned_minus_best_preset")
 
 
 def _limits(evaluation: dict[str, Any]) -> Section:

@@ -36,6 +36,7 @@ from analysis.plot_style import (
     with_interval,
 )
 from analysis.report_inputs import with_optional
+from analysis.report_numbers import number, of_all
 from medqa.calibration import CALIBRATION_BINS
 from medqa.estimates import TOO_FEW, wilson
 
@@ -127,7 +128,8 @@ def draw_calibration(calibration: dict[str, Any]) -> Figure:
 
 def _draw_reliability(axes: Axes, data: dict[str, Any], look: Look, place: int) -> None:
     # points of the models that fall together stand side by side
-    confidence, right = percent(data["mean_confidence"]), percent(data["accuracy"]["value"])
+    ece, confidence = data["estimates"]["ece"], with_interval(data["estimates"]["mean_confidence"])
+    right = with_interval(data["accuracy"])
     axes.errorbar(
         [100 * item["mean_confidence"] + 0.7 * place for item in data["bins"]],
         [100 * item["accuracy"]["value"] for item in data["bins"]],
@@ -135,7 +137,7 @@ def _draw_reliability(axes: Axes, data: dict[str, Any], look: Look, place: int) 
         color=look.colour,
         marker=look.marker,
         capsize=3,
-        label=f"{look.label}: ECE {data['ece']:.3f} (mean confidence {confidence}, accuracy {right})",
+        label=f"{look.label}: ECE {number(ece)},\nmean confidence {confidence}, accuracy {right}",
     )
 
 
@@ -167,7 +169,7 @@ def draw_mistakes(mistakes: dict[str, Any]) -> Figure:
 
 
 def draw_positions(files: dict[str, Any]) -> Figure:
-    """Draw how often each letter is right and how often each model predicts it, with the chi-squared tests."""
+    """Draw how often each letter is right and how often each model predicts it, with the tests of both."""
     balances = {model: files[file]["letter_balance"] for model, file in names.RESULTS.items()}
     n = files[names.EVALUATION]["n"]
     figure, axes = new_figure(5.4)
@@ -199,11 +201,11 @@ def _draw_letters(axes: Axes, counts: dict[str, int], n: int, place: float, look
 
 
 def _tests(balance: dict[str, Any]) -> str:
-    parts = []
-    for name, key in (("equal letters", "against_uniform"), ("the right answers", "against_gold")):
-        if balance[key] is not None:
-            parts.append(f"{balance[key]['statistic']:.1f} against {name} (p {p_text(balance[key]['p_value'])})")
-    return "chi² " + ",\n".join(parts)
+    uniform, gold = (
+        f"{balance[key]['statistic']:.1f} (p {p_text(balance[key]['p_value'])})"
+        for key in ("against_uniform", "against_gold")
+    )
+    return f"chi² against equal letters {uniform},\nStuart-Maxwell against the right answers {gold}"
 
 
 def draw_confusion(files: dict[str, Any], model: str) -> Figure:
@@ -244,7 +246,8 @@ def draw_wordings(files: dict[str, Any]) -> Figure:
             else Look(label=name, colour=ORANGE, marker="o")
         )
         draw_interval(axes, interval, row, look)
-        text = f"{percent(interval['value'])}; no letter in {percent(wordings[name]['extraction_failures'])}"
+        without = of_all(wordings[name]["extraction_failures"], interval["n"])
+        text = f"{percent(interval['value'])}; no letter in {without}"
         axes.annotate(text, (100 * interval["value"], row), (0, 9), textcoords="offset points", ha="center", fontsize=9)
     axes.set_yticks(range(len(order)), [f"{name} (trained on)" if name == trained else name for name in order])
     axes.margins(x=0.2, y=0.25)

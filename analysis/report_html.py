@@ -24,7 +24,8 @@ from analysis.report_page import SCRIPT, STYLE
 _CODE = re.compile(r"`([^`]*)`")
 _LONG_ROWS = 30
 """A table of more rows scrolls in a window of its own; on paper it is whole."""
-_INTERVAL = re.compile(r"\([^()]* (?:to|of) [^()]*\)")
+_TOGETHER = re.compile(r"\([^()]* (?:to|of) [^()]*\)|\bn = [\d,]*\d")
+"""An interval and an n stay in one line."""
 # nothing is loaded from anywhere: a text that slipped through could do no harm either
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
@@ -105,8 +106,7 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    # an interval stays in one line
-    return _INTERVAL.sub(r'<span class="interval">\g<0></span>', inline(text))
+    return _TOGETHER.sub(r'<span class="interval">\g<0></span>', inline(text))
 
 
 def _picture(picture: Picture, folder: Path) -> str:

@@ -8,7 +8,7 @@ from analysis import study_files as names
 from analysis.evaluation import BEST_PRESET
 from analysis.report_content import Block, Paragraph, Picture, Section, Table, code
 from analysis.report_inputs import ALSO, COMPARISONS, SCORERS, Files, models_in, results_of
-from analysis.report_numbers import NOTHING, label, number, of_all, p_cell, pair_label, points, rate
+from analysis.report_numbers import NOTHING, counted, label, number, of_all, p_cell, pair_label, points, rate
 from medqa.estimates import TOO_FEW
 
 _HOLM = (
@@ -37,13 +37,16 @@ def _accuracies(summary: dict[str, Any], caption: str) -> Table:
             rate(row["accuracy_interval"]),
             number(row["macro_f1_interval"]),
             of_all(row["extraction_failures"], row["accuracy_interval"]["n"]),
-            f"{row['answer_nll']:.3f}",
+            number(row.get("outside_letters")),
+            number(row.get("answer_nll_interval")),
             f"{row['accuracy_interval']['n']:,}",
         )
         for model, row in ((model, summary[model]) for model in models_in(summary))
     )
     return Table(
-        caption=caption, head=("model", "accuracy", "macro-F1", "no letter", "answer NLL, nats", "n"), rows=rows
+        caption=caption,
+        head=("model", "accuracy", "macro-F1", "no letter", "outside the letters", "answer NLL, nats", "n"),
+        rows=rows,
     )
 
 
@@ -66,7 +69,10 @@ def _differences(family: dict[str, Any], caption: str = "Differences on the same
 
 
 def _differences_picture(family: dict[str, Any]) -> Picture:
-    parts = "; ".join(f"{pair_label(name)} {points(one['pair']['difference'])}" for name, one in family.items())
+    parts = "; ".join(
+        f"{pair_label(name)} {counted(points(difference), difference)}"
+        for name, difference in ((name, one["pair"]["difference"]) for name, one in family.items())
+    )
     return Picture(
         file="differences.png", alt=f"Differences between models with their intervals, beside a line at 0: {parts}."
     )
@@ -114,11 +120,20 @@ def confusion_section(files: Files) -> Section:
     """Return which letters are taken for which, and precision, recall and F1 of each."""
     results = results_of(files)
     rows = tuple(
-        (label(model), letter, rate(scores["precision"]), rate(scores["recall"]), number(scores["f1"]))
+        (
+            label(model),
+            letter,
+            *(counted(rate(scores[key]), scores[key]) for key in ("precision", "recall")),
+            counted(number(scores["f1"]), scores["f1"]),
+        )
         for model, content in results.items()
         for letter, scores in content["class_scores"].items()
     )
-    table = Table(caption="Each letter as a class", head=("model", "letter", "precision", "recall", "F1"), rows=rows)
+    table = Table(
+        caption="Each letter as a class (95 % interval)",
+        head=("model", "letter", "precision", "recall", "F1"),
+        rows=rows,
+    )
     pictures = [
         Picture(file=f"confusion_matrix_{word}.png", alt=_confusion_alt(model, results[model]))
         for model, word in {"zero_shot": "zero_shot", "few_shot": "3_shot", "fine_tuned": "fine_tuned"}.items()
@@ -160,7 +175,7 @@ def wordings_section(files: Files) -> Section:
     )
     parts = "; ".join(f"{name} {rate(one['accuracy_interval'])}" for name, one in content.items())
     picture = Picture(
-        file="prompt_template_comparison.png", alt=f"Accuracy under each wording, with intervals: {parts}."
+        file="prompt_template_comparison.png", alt=f"Accuracy under each wording, with intervals, n = {n:,}: {parts}."
     )
     family = files.get(COMPARISONS, {}).get("wordings", {})
     differences = (_differences(family, "Each other wording against the trained one"),) if family else ()
@@ -175,7 +190,8 @@ def scorers_section(files: Files) -> Section | None:
     rows = tuple(
         (
             label(model),
-            *(rate(content[model][key]) for key in ("by_probability", "by_text", "text_failures", "disagreement")),
+            *(rate(content[model][key]) for key in ("by_probability", "by_text", "text_failures")),
+            counted(rate(content[model]["disagreement"]), content[model]["disagreement"]),
             p_cell(content[model]["p_value"]),
             f"{content[model]['by_text']['n']:,}",
         )

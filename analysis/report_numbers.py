@@ -23,6 +23,16 @@ def rate(estimate: Content | None) -> str:
     return with_interval(estimate)
 
 
+def counted(text: str, estimate: Content | None) -> str:
+    """Return what `rate` or `number` wrote with its n behind it, for cells whose n is not that of their row."""
+    return text if estimate is None or estimate["n"] < TOO_FEW else f"{text}, {size(estimate)}"
+
+
+def size(estimate: Content) -> str:
+    """Return "n = 1,273"."""
+    return f"n = {estimate['n']:,}"
+
+
 def of_all(fraction: float, n: int) -> str:
     """Return a fraction of n questions as `rate` writes it."""
     return rate(dataclasses.asdict(wilson(round(fraction * n), n)))

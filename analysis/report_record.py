@@ -97,11 +97,12 @@ def limits_section(files: Files) -> Section:
             Bullets(
                 lines=(
                     "An answer is the most probable of the question's letters after one forward pass. "
-                    '"No letter" counts questions whose most probable token is none of them.',
+                    '"No letter" counts questions whose most probable token is none of them, "outside the letters" is '
+                    "the mean probability of all other tokens together.",
                     f"The 3-shot examples are {', '.join(map(code, evaluation['exemplars']))}, drawn from the train "
                     f"split with seed {evaluation['exemplar_seed']}; no prompt is cut.",
-                    "Intervals: Wilson for rates, bootstrap over questions for differences and macro-F1. They cover "
-                    "the choice of questions, not another seed of training.",
+                    "Intervals: Wilson for rates, bootstrap over questions for differences, means, macro-F1 and "
+                    "ECE. They cover the choice of questions, not another seed of training.",
                     "Specialties come from lists of words; a question can belong to another one.",
                     "Questions of a public exam may stand in what the base model was trained on before; that cannot be "
                     "measured here.",

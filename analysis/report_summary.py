@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from analysis import study_files as names
-from analysis.chosen import choice_lines
+from analysis.chosen import CONFIRMATION_HEAD, choice_lines, confirmation_caption, confirmation_rows
 from analysis.plot_style import p_text
 from analysis.report_content import Answers, Block, Bullets, Paragraph, Section, Table, code
 from analysis.report_inputs import COMPARISONS, Files
-from analysis.report_numbers import p_cell, points, rate
+from analysis.report_numbers import counted, p_cell, points, rate
 from medqa.choice_text import format_value
 from medqa.estimates import TOO_FEW
 from medqa.presets import PRESETS
-from medqa.selection import BEST_MEANS, CONFIRMED_MEANS, NEW_SEEDS
+from medqa.selection import BEST_MEANS, CONFIRMED_MEANS
 
 _CONFIRMED_LIMITS = (
     "The drop is by how much the mean over new seeds is worse than the value in the search, which was picked for being "
@@ -23,7 +23,6 @@ _UNCONFIRMED_LIMITS = (
     "Each trial was trained once: another seed can change the order, and the best of many leans high. "
     "`tune/search.py --confirm 3` trains the best three again with new seeds."
 )
-_COLUMNS = ("search", "mean", "deviation", "drop")
 _PAIR = "fine_tuned_minus_best_preset"
 _PRESET = "the best preset"
 
@@ -77,9 +76,10 @@ def _helped(files: Files) -> str:
 
 def _by_how_much(files: Files) -> str:
     gain = _gain(files, "fine_tuned_minus_zero_shot")
+    difference = gain["difference"]
     return (
-        f"{points(gain['difference'])}: {gain['only_first_right']:,} questions that the base had wrong are right now, "
-        f"{gain['only_second_right']:,} that it had right are wrong."
+        f"{counted(points(difference), difference)}: {gain['only_first_right']:,} questions that the base had wrong "
+        f"are right now, {gain['only_second_right']:,} that it had right are wrong."
     )
 
 
@@ -109,7 +109,8 @@ def _over_few_shot(files: Files) -> str:
     difference = _gain(files, "fine_tuned_minus_few_shot")["difference"]
     return (
         _verdict(difference, "Yes", "No, the examples do better", "That cannot be told")
-        + f": {points(difference)} against the untuned base with three solved examples in its prompt."
+        + f": {counted(points(difference), difference)}, against the untuned base with three solved examples in its "
+        "prompt."
     )
 
 
@@ -173,6 +174,11 @@ def choice_section(files: Files) -> Section | None:
     compared = files[names.ALL_CONFIGS].get("comparisons", {})
     if compared.get("pairs"):
         blocks.append(_against_all(compared))
+    if compared.get("left_out"):
+        left_out = ", ".join(map(code, compared["left_out"]))
+        blocks.append(
+            Paragraph(text=f"Not compared, as their answers to the same questions are not there: {left_out}.")
+        )
     blocks.append(Paragraph(text=_CONFIRMED_LIMITS if choice["confirmed"] else _UNCONFIRMED_LIMITS))
     return Section(title="Over the best preset", blocks=tuple(blocks))
 
@@ -194,10 +200,5 @@ def _against_all(compared: dict[str, Any]) -> Table:
 
 
 def _confirmed(choice: dict[str, Any]) -> Table:
-    shown = "accuracy, %" if choice["metric"] == "accuracy" else "answer NLL, nats"
-    rows = tuple(
-        (one["name"], *(format_value(one[key], choice["metric"]) for key in _COLUMNS), str(one["failed"]))
-        for one in choice["confirmed"]
-    )
-    head = ("trial", "in the search", f"mean of {NEW_SEEDS} new seeds", "standard deviation", "drop", "failed")
-    return Table(caption=f"The configurations trained again, validation {shown}", head=head, rows=rows)
+    caption = f"The configurations trained again: {confirmation_caption(choice)}"
+    return Table(caption=caption, head=CONFIRMATION_HEAD, rows=confirmation_rows(choice))

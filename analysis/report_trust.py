@@ -6,9 +6,10 @@ from typing import Any
 
 from analysis import study_files as names
 from analysis.plot_style import p_text
-from analysis.report_content import Block, Bullets, Paragraph, Picture, Section, Table, code
+from analysis.report_content import Block, Bullets, Paragraph, Picture, Section, Table
 from analysis.report_inputs import CONFIDENCE, COVERAGE, LEAKS, POSITIONS, Files, models_in, results_of
-from analysis.report_numbers import NOTHING, label, number, p_cell, pair_label, points, rate, share
+from analysis.report_numbers import NOTHING, counted, label, number, p_cell, pair_label, points, rate, share, size
+from analysis.report_shuffled import shuffled_answer
 from medqa.estimates import TOO_FEW
 
 _SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -25,7 +26,7 @@ def calibration_section(files: Files) -> Section:
         )
     ]
     confidence = files.get(CONFIDENCE, {}).get("models", {})
-    blocks.append(_with_intervals(confidence) if confidence else _as_stated(calibration))
+    blocks.append(_measures(calibration, confidence))
     blocks.append(Picture(file="calibration_curve.png", alt=_calibration_alt(calibration)))
     for model in models_in(confidence):
         blocks.append(Picture(file=f"reliability_{model}.png", alt=_reliability_alt(model, confidence[model])))
@@ -40,55 +41,57 @@ _MEASURES = ("ece", "ece_equal_mass", "brier", "letter_nll", "mean_confidence")
 _MEASURE_HEAD = ("ECE, equal width", "ECE, equal mass", "Brier", "NLL of the letters", "mean confidence", "accuracy")
 
 
-def _with_intervals(confidence: dict[str, Any]) -> Table:
+def _measures(calibration: dict[str, Any], confidence: dict[str, Any]) -> Table:
     rows = []
-    for model in models_in(confidence):
-        content = confidence[model]
-        heat = content["temperature"]["interval"]
-        after = f"at temperature {heat['value']:.2f} ({heat['low']:.2f} to {heat['high']:.2f})"
-        for when, text in (("before", "as stated"), ("after", after)):
-            estimates = content[f"{when}_estimates"]
-            shown = [number(estimates[key]) for key in _MEASURES[:-1]]
-            rows.append(
-                (label(model), text, *shown, rate(estimates["mean_confidence"]), rate(content[when]["accuracy"]))
-            )
+    for model in models_in(calibration):
+        stated = calibration[model]
+        rows.append((f"{label(model)}, as stated", *_cells(stated["estimates"], stated["accuracy"])))
+        if model in confidence:
+            content = confidence[model]
+            cells = _cells(content["after_estimates"], content["after"]["accuracy"])
+            rows.append((f"{label(model)}, {_at_temperature(content['temperature']['interval'])}", *cells))
+    fitted = {size(content["temperature"]["interval"]) for content in confidence.values()}
+    caption = f"Calibration on the test split (95 % interval, {size(calibration['fine_tuned']['accuracy'])})"
     return Table(
-        caption="Calibration on the test split, before and after the temperature (95 % interval)",
-        head=("model", "probabilities", *_MEASURE_HEAD),
+        caption=caption + "".join(f", and at the temperature fitted on validation ({n})" for n in fitted),
+        head=("model", *_MEASURE_HEAD),
         rows=tuple(rows),
     )
 
 
-def _as_stated(calibration: dict[str, Any]) -> Table:
-    rows = tuple(
-        (
-            label(model),
-            *(f"{calibration[model][key]:.3f}" for key in _MEASURES[:-1]),
-            share(calibration[model]["mean_confidence"]),
-            rate(calibration[model]["accuracy"]),
-        )
-        for model in models_in(calibration)
-    )
-    return Table(caption="Calibration on the test split", head=("model", *_MEASURE_HEAD), rows=rows)
+def _cells(estimates: dict[str, Any], accuracy: dict[str, Any]) -> tuple[str, ...]:
+    return (*(number(estimates[key]) for key in _MEASURES[:-1]), rate(estimates["mean_confidence"]), rate(accuracy))
+
+
+def _at_temperature(heat: dict[str, Any]) -> str:
+    return f"at temperature {heat['value']:.2f} ({heat['low']:.2f} to {heat['high']:.2f})"
 
 
 def _calibration_alt(calibration: dict[str, Any]) -> str:
     parts = "; ".join(
-        f"{label(model)}: mean confidence {share(calibration[model]['mean_confidence'])} at accuracy "
-        f"{share(calibration[model]['accuracy']['value'])}"
+        f"{label(model)}: mean confidence {rate(calibration[model]['estimates']['mean_confidence'])} at accuracy "
+        f"{rate(calibration[model]['accuracy'])}"
         for model in models_in(calibration)
     )
-    return f"Accuracy against confidence in bins, and how many answers each bin holds. {parts}."
+    n = size(calibration["fine_tuned"]["accuracy"])
+    return f"Accuracy against confidence in bins, and how many answers each bin holds, {n}. {parts}."
 
 
 def _reliability_alt(model: str, content: dict[str, Any]) -> str:
-    before, after = (number(content[f"{when}_estimates"]["ece"]) for when in ("before", "after"))
-    return f"Reliability diagram, {label(model)}: ECE {before} as stated, {after} at the fitted temperature."
+    before, after = (content[f"{when}_estimates"]["ece"] for when in ("before", "after"))
+    return (
+        f"Reliability diagram, {label(model)}: ECE {number(before)} as stated, {number(after)} at the fitted "
+        f"temperature, {size(after)}."
+    )
 
 
 def _coverage(curves: dict[str, Any]) -> Table:
     rows = tuple(
-        (label(model), *(_at(curves[model]["points"], asked) for asked in _SHARES), number(curves[model]["risk_area"]))
+        (
+            label(model),
+            *(_at(curves[model]["points"], asked) for asked in _SHARES),
+            counted(number(curves[model]["risk_area"]), curves[model]["risk_area"]),
+        )
         for model in models_in(curves)
     )
     return Table(
@@ -100,7 +103,14 @@ def _coverage(curves: dict[str, Any]) -> Table:
 
 def _at(points_of_curve: list[dict[str, Any]], asked: float) -> str:
     nearest = min(points_of_curve, key=lambda point: abs(float(point["coverage"]) - asked))
-    return f"{rate(nearest['accuracy'])}, n = {nearest['accuracy']['n']:,}"
+    return counted(rate(nearest["accuracy"]), nearest["accuracy"])
+
+
+_LETTER_TESTS = (
+    "Against equal letters: Pearson's chi-squared test of the counts. Against the right answers: the Stuart-Maxwell "
+    "test, which pairs the letter that is predicted for a question with the one that is right. Every question has a "
+    "most probable letter, so none is left out of it."
+)
 
 
 def positions_section(files: Files) -> Section:
@@ -113,25 +123,27 @@ def positions_section(files: Files) -> Section:
         *((label(model), *_letter_cells(balance, letters)) for model, balance in balances.items()),
     )
     head = ("letters of", *letters, "p against equal letters", "p against the right answers")
-    table = Table(caption="How often each letter is right and predicted (chi-squared tests)", head=head, rows=rows)
+    caption = (
+        f"How often each letter is right and predicted (n = {sum(balances['fine_tuned']['gold'].values()):,} each)"
+    )
+    table = Table(caption=caption, head=head, rows=rows)
     alt = "Share of each letter among the right answers and among each model's, with intervals; see the table."
-    blocks: list[Block] = [table, Picture(file="position_bias.png", alt=alt)]
+    blocks: list[Block] = [table, Paragraph(text=_LETTER_TESTS), Picture(file="position_bias.png", alt=alt)]
     if POSITIONS in files:
-        blocks += _moved(files[POSITIONS], files[names.EVALUATION])
+        blocks += [*_moved(files[POSITIONS]), shuffled_answer(files)]
     return Section(title="Position of the options", blocks=tuple(blocks))
 
 
 def _letter_cells(balance: dict[str, Any], letters: list[str]) -> tuple[str, ...]:
-    tests = (balance[key] for key in ("against_uniform", "against_gold"))
     counts = (f"{balance['predicted'][letter]:,}" for letter in letters)
-    return (*counts, *map(_p_of, tests))
+    return (*counts, *(p_cell(balance[key]["p_value"]) for key in ("against_uniform", "against_gold")))
 
 
 def _p_of(test: dict[str, Any] | None) -> str:
     return p_cell(None if test is None else test["p_value"])
 
 
-def _moved(content: dict[str, Any], evaluation: dict[str, Any]) -> list[Block]:
+def _moved(content: dict[str, Any]) -> list[Block]:
     models = content["models"]
     keys = ("accuracy", "mean_vote", "majority_vote", "flip_rate")
     rows = tuple(
@@ -144,25 +156,20 @@ def _moved(content: dict[str, Any], evaluation: dict[str, Any]) -> list[Block]:
         for model in models_in(models)
     )
     head = ("model", "as asked", "mean vote", "majority vote", "answer flips", "vote minus as asked", "Cochran's Q p")
-    table = Table(caption="The same questions in all cyclic orders of their options", head=head, rows=rows)
+    n = size(models["fine_tuned"]["accuracy"])
+    caption = f"The same questions in all cyclic orders of their options (95 % interval, {n})"
+    table = Table(caption=caption, head=head, rows=rows)
     parts = "; ".join(
-        f"{label(model)} " + ", ".join(f"{letter} {share(one['value'])}" for letter, one in by_letter.items())
+        f"{label(model)} " + ", ".join(f"{letter} {counted(rate(one), one)}" for letter, one in by_letter.items())
         for model, by_letter in ((model, models[model]["by_gold_position"]) for model in models_in(models))
     )
     picture = Picture(file="gold_positions.png", alt=f"Accuracy by the place of the right option: {parts}.")
-    trained = evaluation["identity"]["config"].get("shuffle_options", False)
-    shuffled = f"The tuned model was trained with{'' if trained else 'out'} shuffled options."
-    if "counterpart" in models:
-        shuffled += (
-            f" Its counterpart, {code(evaluation['counterpart'])}, is the best other trial that was trained the "
-            "other way about them; it differs in other settings too."
-        )
     lines = [
         f"{pair_label(name)}: flips {points(pair['flips']['difference'])}, p {p_text(pair['flips']['p_value'])}; mean "
-        f"accuracy over all orders {points(pair['accuracy'])}"
+        f"accuracy over all orders {points(pair['accuracy'])}, {size(pair['accuracy'])}"
         for name, pair in content["pairs"].items()
     ]
-    return [table, picture, Paragraph(text=shuffled), *([Bullets(lines=tuple(lines))] if lines else [])]
+    return [table, picture, *([Bullets(lines=tuple(lines))] if lines else [])]
 
 
 def leaks_section(files: Files) -> Section | None:
@@ -170,28 +177,37 @@ def leaks_section(files: Files) -> Section | None:
     if LEAKS not in files:
         return None
     content = files[LEAKS]
-    found, effects = content["near_duplicates"], content["accuracy"]
     text = (
         f"A question counts as a near-duplicate when {share(content['share'])} or more of its runs of "
-        f"{content['run_words']} words stand in one train question. There "
-        + ("is 1." if len(found) == 1 else f"are {len(found):,}.")
+        f"{content['run_words']} words stand in one train question; an exact copy has all of them there."
     )
-    effect = tuple(
-        (label(model), *(rate(effects[model][key]) for key in ("with_them", "without_them", "on_them")))
-        for model in models_in(effects)
-    )
-    head = ("model", "all questions", "without near-duplicates", "on near-duplicates")
-    blocks: list[Block] = [
-        Paragraph(text=text),
-        Table(caption="Accuracy with and without them", head=head, rows=effect),
-    ]
+    blocks: list[Block] = [Paragraph(text=text)]
+    blocks += _leaks("test", content["near_duplicates"], content["accuracy"])
+    if "validation_near_duplicates" in content:
+        effects = content.get("validation_accuracy", {})  # older files have none
+        blocks += _leaks("validation", content["validation_near_duplicates"], effects)
+    return Section(title="Leaks from the train split", blocks=tuple(blocks))
+
+
+_EFFECTS = ("with_them", "without_them", "on_them")
+
+
+def _leaks(split: str, found: list[dict[str, Any]], effects: dict[str, Any]) -> list[Block]:
+    count = "There is 1" if len(found) == 1 else f"There are {len(found):,}"
+    chosen = ", on which the search chose" if split == "validation" else ""
+    blocks: list[Block] = [Paragraph(text=f"{count} among the {split} questions{chosen}.")]
+    if effects:
+        rows = tuple(
+            (label(model), *(counted(rate(one), one) for one in (effects[model][key] for key in _EFFECTS)))
+            for model in models_in(effects)
+        )
+        head = ("model", "all questions", "without near-duplicates", "on near-duplicates")
+        caption = f"Accuracy on the {split} questions with and without them (95 % interval)"
+        blocks.append(Table(caption=caption, head=head, rows=rows))
     if found:
         rows = tuple(
             (one["id"], one["train_id"], share(one["share"]), "yes" if one["same_answer"] else "no") for one in found
         )
         listed = ("question", "train question", "shared runs", "same answer")
-        blocks.append(Table(caption="The near-duplicates", head=listed, rows=rows))
-    if "validation_near_duplicates" in content:
-        count = len(content["validation_near_duplicates"])
-        blocks.append(Paragraph(text=f"Among the validation questions, on which the search chose: {count:,}."))
-    return Section(title="Leaks from the train split", blocks=tuple(blocks))
+        blocks.append(Table(caption=f"The near-duplicates among the {split} questions", head=listed, rows=rows))
+    return blocks

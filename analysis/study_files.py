@@ -29,7 +29,7 @@ from analysis.finding_files import (
     build_findings,
     unstable_of,
 )
-from analysis.intervals import bootstrap_macro_f1
+from analysis.intervals import bootstrap_macro_f1, bootstrap_mean
 from analysis.mistakes import RIGHT, count_kinds
 from analysis.subject import Subject, all_configs, describe
 from medqa.errors import RecordError
@@ -63,11 +63,13 @@ FILES = (ALL_CONFIGS, *SET_FILES)
 def build_files(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     """Return file name to content: FILES for the test split, SET_FILES for another set, OTHER_RESULTS' beside them."""
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    results = {}
-    for name, predictions in evaluation.models.items():
-        interval = dataclasses.asdict(bootstrap_macro_f1(predictions, generator))
-        results[name] = {**study_results(predictions, evaluation.questions), "macro_f1_interval": interval}
+    results = {
+        name: {**study_results(predictions, evaluation.questions), **_bootstrapped(predictions, generator)}
+        for name, predictions in evaluation.models.items()
+    }
     findings = build_findings(evaluation)
+    for name, content in results.items():
+        content["calibration"]["estimates"] = findings[CONFIDENCE]["as_stated"][name]
     return {
         **({ALL_CONFIGS: _all_configs(subject)} if subject.set_name == TEST else {}),
         **{{**RESULTS, **OTHER_RESULTS}[name]: content for name, content in results.items()},
@@ -86,6 +88,18 @@ def build_files(evaluation: Evaluation, subject: Subject) -> dict[str, Any]:
     }
 
 
+def _bootstrapped(predictions: Sequence[Prediction], generator: np.random.Generator) -> dict[str, Any]:
+    """Return the numbers of a results file that no formula gives an interval for."""
+    # the sum of the letters' probabilities is rounded, to above 1 too
+    outside = [max(0.0, 1 - item.letter_mass) for item in predictions]
+    estimates = {
+        "macro_f1_interval": bootstrap_macro_f1(predictions, generator),
+        "outside_letters": bootstrap_mean(outside, generator),
+        "answer_nll_interval": bootstrap_mean([item.gold_nll for item in predictions], generator),
+    }
+    return {name: dataclasses.asdict(estimate) for name, estimate in estimates.items()}
+
+
 def _all_configs(subject: Subject) -> dict[str, Any]:
     every = subject.validation["n_total"]
     return all_configs(subject.search, subject.choice["trial"], every, subject.configurations)
@@ -99,8 +113,11 @@ def _summary(results: dict[str, Any]) -> dict[str, Any]:
             "macro_f1": content["macro_f1"],
             "macro_f1_interval": content["macro_f1_interval"],
             "extraction_failures": content["extraction_failure_rate"],
+            "outside_letters": content["outside_letters"],
             "answer_nll": content["answer_nll"],
+            "answer_nll_interval": content["answer_nll_interval"],
             "ece": content["calibration"]["ece"],
+            "ece_interval": content["calibration"]["estimates"]["ece"],
         }
         for name, content in results.items()
     }
@@ -174,6 +191,8 @@ def check_consistency(files: dict[str, Any]) -> None:
         require(name, "both files of mistakes have the same kinds", same_kinds)
         require(name, "the calibration file has the results' bins", files[CALIBRATION][name] == results["calibration"])
         require(name, "the summary has the accuracy", files[SUMMARY][name]["accuracy"] == results["overall_accuracy"])
+        same_mass = files[SUMMARY][name].get("outside_letters") == results.get("outside_letters")  # older: neither
+        require(name, "the summary has the probability outside the letters", same_mass)
     summaries = files[SUMMARY]
     for pair, (first, second) in PAIRS.items():
         if first not in summaries or second not in summaries:

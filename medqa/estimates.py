@@ -39,6 +39,17 @@ class ChiSquared:
     p_value: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarginalHomogeneity:
+    """The Stuart-Maxwell test of a table of pairs."""
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float
+    n: int
+    """Pairs in the table."""
+
+
 def wilson(successes: int, n: int) -> Estimate:
     """Return a proportion with its Wilson score interval (Wilson 1927).
 
@@ -96,3 +107,27 @@ def chi_squared(observed: Sequence[int], expected: Sequence[float]) -> ChiSquare
     scaled = np.asarray(expected, dtype=float) * (sum(observed) / math.fsum(expected))
     result = scipy.stats.chisquare(observed, scaled)
     return ChiSquared(statistic=float(result.statistic), p_value=float(result.pvalue))
+
+
+def stuart_maxwell(counts: Sequence[Sequence[int]]) -> MarginalHomogeneity:
+    """Test whether the rows of a square table of pairs have the totals of its columns (Stuart 1955, Maxwell 1970).
+
+    With the differences d_i = row_i - column_i, the statistic is d' S^-1 d, where S_ii = row_i + column_i - 2 n_ii and
+    S_ij = -(n_ij + n_ji) is their covariance when the totals are alike. The differences sum to 0, so S is singular: its
+    pseudoinverse gives what leaving any one class out gives, and its rank the degrees of freedom. That is classes - 1,
+    and less by one for each class, or group of classes, that is never taken for one outside. Rank 0: p is 1.
+
+    Raises:
+        DataError: when the table is empty.
+    """
+    counts_KK = np.asarray(counts, dtype=float)
+    if not counts_KK.sum():
+        raise DataError("no pairs to compare the totals of")
+    rows_K, columns_K = counts_KK.sum(axis=1), counts_KK.sum(axis=0)
+    difference_K, covariance_KK = rows_K - columns_K, np.diag(rows_K + columns_K) - counts_KK - counts_KK.T
+    rank = int(np.linalg.matrix_rank(covariance_KK, hermitian=True))
+    statistic = float(difference_K @ np.linalg.pinv(covariance_KK, hermitian=True) @ difference_K)
+    p_value = float(scipy.stats.chi2.sf(statistic, rank)) if rank else 1.0
+    return MarginalHomogeneity(
+        statistic=statistic, degrees_of_freedom=rank, p_value=p_value, n=round(float(counts_KK.sum()))
+    )

@@ -12,7 +12,7 @@ import sklearn.metrics
 
 from medqa.calibration import calibration
 from medqa.errors import DataError
-from medqa.estimates import ChiSquared, Estimate, chi_squared, f1_estimate, wilson
+from medqa.estimates import ChiSquared, Estimate, MarginalHomogeneity, chi_squared, f1_estimate, stuart_maxwell, wilson
 from medqa.prediction import Prediction
 from medqa.questions import Question
 from medqa.record import prediction_rows
@@ -39,8 +39,8 @@ class LetterBalance:
     predicted: dict[str, int]
     against_uniform: ChiSquared
     """Predicted counts against every letter of a question equally often; the study's figure."""
-    against_gold: ChiSquared | None
-    """Predicted counts against the counts of right answers; None when a letter is never right."""
+    against_gold: MarginalHomogeneity
+    """Predicted letters against the right ones of the same questions."""
 
 
 def accuracy(predictions: Sequence[Prediction]) -> Estimate:
@@ -114,7 +114,9 @@ def letter_balance(predictions: Sequence[Prediction]) -> LetterBalance:
     """Test whether letters are predicted as often as chance, or as often as they are right.
 
     The study counted the 3-shot letters as uneven against uniform counts (chi-squared 33.3); the right answers
-    themselves are as uneven, which is why the second test stands beside the first.
+    themselves are as uneven, which is why the second test stands beside the first. It is one of pairs: the right
+    answers are a sample too, of the same questions, and no fixed expectation. Every question has a most probable
+    letter, so none is left out.
     """
     letters = letters_of(predictions)
     gold = [sum(item.gold == letter for item in predictions) for letter in letters]
@@ -127,7 +129,7 @@ def letter_balance(predictions: Sequence[Prediction]) -> LetterBalance:
         gold=dict(zip(letters, gold, strict=True)),
         predicted=dict(zip(letters, predicted, strict=True)),
         against_uniform=chi_squared(predicted, uniform),
-        against_gold=chi_squared(predicted, gold) if all(gold) else None,
+        against_gold=stuart_maxwell(confusion_matrix(predictions)),
     )
 
 

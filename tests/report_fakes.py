@@ -48,6 +48,9 @@ def write_folder(folder: Path, count: int = 200, tuned: float = 0.72) -> dict[st
             "fine_tuned": make_predictions(validation, tuned, 7),
         },
         near_duplicates=leaks.near_duplicates(questions[3:5], questions),
+        validation_near_duplicates=(
+            leaks.NearDuplicate(id=validation[1].id, train_id="train-1", share=1.0, same_answer=False),
+        ),
     )
     wordings = {name: make_predictions(questions, tuned - 0.02, 20 + len(name)) for name in evaluation.wordings}
     first = next(iter(wordings))

@@ -6,6 +6,7 @@ import scipy.stats
 from analysis_fakes import make_predictions, make_questions
 
 from analysis.comparison import against_one, by_topic, holm, mcnemar_p, paired_difference, paired_margin
+from analysis.finding_files import compare_configurations
 from analysis.intervals import bootstrap_macro_f1, bootstrap_mean
 from medqa.errors import DataError
 from medqa.metrics import macro_f1
@@ -126,6 +127,19 @@ def test_holm_keeps_the_chance_of_any_false_rejection_below_its_level() -> None:
     generator = np.random.default_rng(0)
     false = sum(min(holm(list(generator.random(8)))) < 0.05 for _ in range(4_000))
     assert 0.04 < false / 4_000 < 0.06
+
+
+def test_the_winner_is_compared_with_each_other_training_corrected_by_holm() -> None:
+    winner = predictions("AA " * 30)
+    rights = {"far": 18, "near": 27, "same": 30}  # of 30: the winner alone is right 12, 3 and 0 times
+    others = {name: predictions("AA " * count + "AB " * (30 - count)) for name, count in rights.items()}
+    content = compare_configurations("w", winner, {**others, "on a sample": predictions("AA " * 20), "lost": ()})
+    assert (content["split"], content["first"], content["left_out"]) == ("validation", "w", ["on a sample", "lost"])
+    pairs = content["pairs"]
+    assert {name: one["pair"]["only_first_right"] for name, one in pairs.items()} == {"far": 12, "near": 3, "same": 0}
+    # exact McNemar: 2 / 2^12 and 2 / 2^3; of three comparisons, Holm's factors are 3, 2 and 1
+    assert [one["pair"]["p_value"] for one in pairs.values()] == pytest.approx([2 / 2**12, 2 / 2**3, 1.0], abs=1e-12)
+    assert [one["holm_p"] for one in pairs.values()] == pytest.approx([3 * 2 / 2**12, 2 * 2 / 2**3, 1.0], abs=1e-12)
 
 
 def test_configurations_are_compared_with_one_and_corrected_for_their_number() -> None:

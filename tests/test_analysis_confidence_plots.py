@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from analysis.confidence_plots import draw_coverage, draw_gold_positions, draw_reliability
 from analysis.coverage import coverage_curve
-from analysis.intervals import bootstrap_ece
-from medqa.calibration import calibration, equal_width_bins
+from analysis.intervals import calibration_estimates
+from analysis.plot_style import with_interval
+from medqa.calibration import calibration
 from medqa.estimates import wilson
 from medqa.temperature import apply_temperature, fit_temperature
 
@@ -41,14 +42,16 @@ def test_reliability_shows_both_errors_with_intervals_and_the_temperature(count:
     fitted = fit_temperature(make_predictions(make_questions(200), 0.6, seed=2))
     warm = apply_temperature(test, fitted.value)
     generator = np.random.default_rng(0)
-    errors = {
-        name: as_json(bootstrap_ece(items, equal_width_bins(items), generator, 200))
+    estimates = {
+        name: {key: as_json(one) for key, one in calibration_estimates(items, generator).items()}
         for name, items in (("before", test), ("after", warm))
     }
-    figure = draw_reliability(as_json(calibration(test)), as_json(calibration(warm)), as_json(fitted), errors)
+    figure = draw_reliability(as_json(calibration(test)), as_json(calibration(warm)), as_json(fitted), estimates)
     shown = texts(figure, tmp_path)
     assert f"temperature of {fitted.value:.2f}" in shown
-    assert all(f"ECE {errors[name]['value']:.3f} ({errors[name]['low']:.3f} to" in shown for name in errors)
+    for one in estimates.values():
+        assert f"ECE {one['ece']['value']:.3f} ({one['ece']['low']:.3f} to" in shown
+        assert f"mean confidence {with_interval(one['mean_confidence'])}" in shown
 
 
 def test_coverage_shows_each_models_area_with_its_interval(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_numbers_of_an_older_file_are_held_to_what_it_has() -> None:
         ("diagonal", lambda n: n["confusion_matrix"].reverse()),
         ("confusion of A with B", move_confusion),
         ("predicted letters", swap_letters),
+        ("against the right letters", lambda n: n["letter_balance"]["against_gold"].update(n=1)),
         ("n of the recall of A", lambda n: n["class_scores"]["A"]["recall"].update(n=3)),
         ("n of the precision of A", lambda n: n["class_scores"]["A"].update(precision=None)),
         ("mean confidence", lambda n: n["calibration"].update(mean_confidence=0.5)),

@@ -20,6 +20,7 @@ from analysis.reads import Read, count_reads, log_read, new_folder, read_log
 from analysis.report import format_table, write_report
 from analysis.runs import choose_winner
 from medqa.errors import RecordError
+from medqa.estimates import wilson
 from medqa.metrics import study_results
 from medqa.prediction import Prediction
 
@@ -61,6 +62,36 @@ def test_the_difference_is_that_of_the_models(files: dict[str, Any]) -> None:
     gain = summary["fine_tuned"]["accuracy"] - summary["zero_shot"]["accuracy"]
     assert statistics["fine_tuned_minus_zero_shot"]["difference"]["value"] == pytest.approx(gain)
     assert summary["delta"]["fine_tuned_minus_zero_shot"]["accuracy"] == pytest.approx(gain)
+
+
+def test_the_probability_outside_the_letters_is_the_mean_of_what_the_letters_leave(tmp_path: Path) -> None:
+    made = make_evaluation(40)
+    masses = [0.9, 0.7, 1.0, 1.0 + 1e-7] * 10  # rounded above 1: nothing is left
+    tuned = tuple(
+        dataclasses.replace(item, letter_mass=mass) for item, mass in zip(made.fine_tuned, masses, strict=True)
+    )
+    built = study_files.build_files(dataclasses.replace(made, fine_tuned=tuned), make_subject(tmp_path))
+    outside = built["comparison_summary.json"]["fine_tuned"]["outside_letters"]
+    assert outside["value"] == pytest.approx((0.1 + 0.3 + 0 + 0) / 4, abs=1e-12)
+    # the standard error is sqrt(0.015 / 40) = 0.0194
+    assert (outside["low"], outside["high"]) == pytest.approx((0.1 - 0.038, 0.1 + 0.038), abs=0.006)
+    assert outside["n"] == 40
+    write_report(tmp_path, built)
+    models = (tmp_path / "report.md").read_text().split("## The models on the same questions")[1]
+    assert "| outside the letters |" in models
+    assert f"| 0.100 ({outside['low']:.3f} to {outside['high']:.3f}) |" in models
+
+
+def test_agreement_of_a_wording_is_the_share_of_questions_with_the_same_letter(tmp_path: Path) -> None:
+    made = make_evaluation(40)
+    trained, other, *_ = made.wordings
+    # another letter for the first 10 of 40 questions
+    moved = tuple(dataclasses.replace(item, pred="BCDA"["ABCD".index(item.pred)]) for item in made.fine_tuned[:10])
+    wordings = {**made.wordings, other: (*moved, *made.fine_tuned[10:])}
+    built = study_files.build_files(dataclasses.replace(made, wordings=wordings), make_subject(tmp_path))
+    content = built["prompt_template_results.json"]
+    assert {name: content[name]["agreement"]["value"] for name in (trained, other)} == {trained: 1.0, other: 0.75}
+    assert content[other]["agreement"] == dataclasses.asdict(wilson(30, 40))
 
 
 def test_a_trial_that_was_scored_on_a_sample_has_an_interval_of_as_many(tmp_path: Path) -> None:
@@ -131,11 +162,16 @@ def _change_accuracy(files: dict[str, Any]) -> None:
     files["comparison_summary.json"]["fine_tuned"]["accuracy"] += 0.01
 
 
+def _change_outside(files: dict[str, Any]) -> None:
+    for content in (files["zero_shot_results.json"], files["comparison_summary.json"]["zero_shot"]):
+        content["outside_letters"]["value"] += 0.001
+
+
 def _swap_items(files: dict[str, Any]) -> None:
     files["few_shot_results.json"]["predictions"].reverse()
 
 
-@pytest.mark.parametrize("spoil", [_drop_topic, _change_confusion, _change_accuracy, _swap_items])
+@pytest.mark.parametrize("spoil", [_drop_topic, _change_confusion, _change_accuracy, _change_outside, _swap_items])
 def test_numbers_that_contradict_each_other_are_refused(files: dict[str, Any], spoil: Any, tmp_path: Path) -> None:
     spoiled = copy.deepcopy(files)
     spoil(spoiled)
@@ -224,7 +260,7 @@ def test_the_report_shows_what_new_seeds_confirmed(tmp_path: Path) -> None:
     built = study_files.build_files(make_evaluation(), confirmed)
     write_report(tmp_path, built)
     report = (tmp_path / "report.md").read_text()
-    assert "| explored_9 | 70.0 | 62.0 | 1.0 | 8.0 | 0 |" in report
+    assert "| explored_9 | 70.0 | 62.0 | 1.0 | 3 | 8.0 | 0 |" in report
     assert "`explored_9_seed_3` (MLflow run `run-explored_9_seed_3`), trial `explored_9` with a new seed" in report
     assert "no interval" in report
     assert [row["name"] for row in built["all_configs.json"]["trials"] if row["winner"]] == ["explored_9"]

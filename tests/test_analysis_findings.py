@@ -33,8 +33,8 @@ def test_confidence_is_shown_before_and_after_the_temperature_of_validation() ->
     assert temperature["n"] == 150
     assert content["before"]["accuracy"] == content["after"]["accuracy"]
     assert content["after_estimates"]["letter_nll"]["n"] == 120
-    errors = {name: content[f"{name}_estimates"]["ece"] for name in ("before", "after")}
-    draw_reliability(content["before"], content["after"], temperature, errors)
+    estimates = {name: content[f"{name}_estimates"] for name in ("before", "after")}
+    draw_reliability(content["before"], content["after"], temperature, estimates)
 
 
 def test_positions_tell_a_model_that_reads_from_one_that_likes_a_letter() -> None:
@@ -70,5 +70,10 @@ def test_leaks_are_listed_with_the_accuracy_without_them() -> None:
     assert copied.id in listed
     effect = content["accuracy"]["fine_tuned"]
     assert effect["without_them"]["n"] == 120 - len(listed)
+    assert content["validation_accuracy"] == {}
+    kept = leaks_content((), {}, near_duplicates(train, QUESTIONS), {"fine_tuned": PREDICTIONS[:50]})
+    inside = [pair["id"] for pair in kept["validation_near_duplicates"] if pair["id"] in {q.id for q in QUESTIONS[:50]}]
+    of_validation = kept["validation_accuracy"]["fine_tuned"]  # of the questions whose answers were kept
+    assert (of_validation["with_them"]["n"], of_validation["on_them"]["n"]) == (50, len(inside))
     none = leaks_content([], {"fine_tuned": PREDICTIONS})
     assert (none["near_duplicates"], none["accuracy"]["fine_tuned"]["on_them"]) == ([], None)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.stats
+from test_medqa_calibration import drawn
 
 from analysis.coverage import coverage_curve, risk_area
 from analysis.intervals import (
+    Floats,
+    Rows,
     bootstrap_ece,
     bootstrap_macro_f1,
     bootstrap_mean,
@@ -21,6 +25,7 @@ from medqa.errors import DataError
 from medqa.estimates import f1_estimate, wilson
 from medqa.metrics import class_scores
 from medqa.prediction import Prediction
+from medqa.temperature import Columns, best_temperature, letter_logits
 
 
 def answer(name: str, right: bool, confidence: float) -> Prediction:
@@ -100,15 +105,50 @@ def test_brier_interval_holds_the_truth_at_its_nominal_rate() -> None:
 
 @pytest.mark.parametrize("too_sure", [0.0, 0.08])
 def test_ece_interval_holds_the_truth_at_its_nominal_rate(too_sure: float) -> None:
-    """A calibrated model too, of which every estimate is above the truth."""
+    """A calibrated model too, of which every estimate is above the truth; and no wider than it needs to be."""
     generator = np.random.default_rng(1)
-    held = 0
+    held, width = 0, 0.0
     for _ in range(120):
         items = answers(generator, 300, too_sure)
         interval = bootstrap_ece(items, equal_width_bins(items), generator, resamples=250)
         assert interval.low <= interval.value <= interval.high
         held += interval.low <= too_sure <= interval.high
-    assert 0.91 <= held / 120 <= 1.0
+        width += (interval.high - interval.low) / 120
+    assert 0.91 <= held / 120 <= 0.99
+    # an accuracy's interval is 0.11 wide at n = 300
+    assert width < 0.13
+
+
+@pytest.mark.slow
+def test_temperature_interval_holds_the_truth_at_its_nominal_rate() -> None:
+    generator = np.random.default_rng(0)
+    held, width = 0, 0.0
+    for seed in range(80):
+        logits_NL, gold_N = letter_logits(drawn(150, 1.6, seed))  # sharpened by 1.6, which that temperature undoes
+        interval = bootstrap_rows(
+            150, partial(_temperature_of, logits_NL=logits_NL, gold_N=gold_N), generator, resamples=80
+        )
+        held += interval.low <= 1.6 <= interval.high
+        width += (interval.high - interval.low) / 80
+    assert 0.88 <= held / 80 <= 0.99
+    assert width < 0.9
+
+
+def _temperature_of(rows: Rows, logits_NL: Floats, gold_N: Columns) -> float:
+    return best_temperature(logits_NL[rows], gold_N[rows])[0]
+
+
+@pytest.mark.slow
+def test_the_interval_of_the_area_under_risk_holds_the_truth_at_its_nominal_rate() -> None:
+    generator = np.random.default_rng(0)
+    truth = risk_area(answers(generator, 200_000, 0.1))
+    held, width = 0, 0.0
+    for _ in range(120):
+        interval = coverage_curve(answers(generator, 200, 0.1), generator, resamples=120).risk_area
+        held += interval.low <= truth <= interval.high
+        width += (interval.high - interval.low) / 120
+    assert 0.89 <= held / 120 <= 0.99
+    assert width < 0.18
 
 
 def test_ece_estimates_are_those_of_calibration_and_every_number_has_its_interval_and_n() -> None:

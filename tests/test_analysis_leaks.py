@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from analysis_fakes import make_predictions
+from tuned_fakes import make_results
 
+from analysis import final_eval
 from analysis.leaks import leak_effect, near_duplicates
 from medqa.errors import DataError
 from medqa.questions import Question
+from medqa.record import read_json
 from medqa.word_runs import SHARE
 
 OPTIONS = {"A": "Heparin", "B": "Aspirin", "C": "Warfarin", "D": "Rest"}
@@ -68,6 +75,28 @@ def test_each_question_is_listed_once_with_its_nearest_and_the_largest_share_fir
     found = near_duplicates(train, [question("b", other), question("a", text)])
     assert [(one.id, one.train_id) for one in found] == [("a", "whole"), ("b", "most")]
     assert near_duplicates(train, []) == ()
+
+
+def test_an_exact_copy_is_a_near_duplicate_with_all_of_its_runs() -> None:
+    copied = question("q", words(60, 1))
+    (found,) = near_duplicates([dataclasses.replace(copied, id="t")], [copied])
+    assert (found.share, found.same_answer) == (1.0, True)
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_train_question_in_the_test_split_is_evaluated_and_listed(
+    tmp_path: Path, tiny_mistral: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = make_results(tmp_path, str(tiny_mistral))
+    train, test = (tmp_path / "questions" / f"{split}.jsonl" for split in ("train", "test"))
+    copied = {**json.loads(train.read_text().splitlines()[3]), "id": "copy"}
+    test.write_text(test.read_text() + json.dumps(copied) + "\n")
+    monkeypatch.setattr(sys, "argv", ["final_eval.py", "--best", "--results", str(results)])
+    assert final_eval.main() == 0
+    content = read_json(results / "x" / "final_eval" / "leaks.json")
+    assert content["near_duplicates"] == [{"id": "copy", "train_id": "train3", "share": 1.0, "same_answer": True}]
+    effect = content["accuracy"]["fine_tuned"]
+    assert [effect[key]["n"] for key in ("with_them", "without_them", "on_them")] == [13, 12, 1]
 
 
 def test_as_many_rows_as_medqa_has_take_seconds() -> None:

@@ -220,8 +220,18 @@ def test_wrong_answers_are_shown_with_question_options_and_probabilities(folder:
 def test_near_duplicates_are_listed(folder: Path) -> None:
     leaks = (folder / "report.md").read_text().split("## Leaks from the train split")[1].split("\n## ")[0]
     found = read_json(folder / "leaks.json")["near_duplicates"]
-    assert f"There are {len(found)}." in leaks
+    assert f"There are {len(found)} among the test questions." in leaks
     assert leaks.count("\n| demo-test-") == len(found) >= 2
+
+
+def test_near_duplicates_among_the_validation_questions_are_listed_with_the_accuracy_without_them(folder: Path) -> None:
+    leaks = (folder / "report.md").read_text().split("## Leaks from the train split")[1].split("\n## ")[0]
+    of_validation = leaks.split("There is 1 among the validation questions, on which the search chose.")[1]
+    effect = read_json(folder / "leaks.json")["validation_accuracy"]["fine_tuned"]
+    assert (effect["with_them"]["n"], effect["without_them"]["n"]) == (100, 99)
+    shown = f"| {rate(effect['with_them'])}, n = 100 | {rate(effect['without_them'])}, n = 99 |"
+    assert f"| tuned {shown}" in of_validation
+    assert "| test-00001 | train-1 | 100.0 % | no |" in of_validation
 
 
 def test_a_broken_further_file_is_one_line(folder: Path, tmp_path: Path) -> None:
@@ -314,9 +324,11 @@ def test_the_winner_is_compared_with_every_other_trial(folder: Path) -> None:
         "split": "validation",
         "first": "x",
         "pairs": {"config_1_baseline": pair},
+        "left_out": ["config_2_low_rank"],
     }
     section = to_markdown(report.build_report(files)).split("## Over the best preset")[1].split("\n## ")[0]
     assert f"| config_1_baseline | {points(pair['pair']['difference'])} | 200 | " in section
+    assert "Not compared, as their answers to the same questions are not there: `config_2_low_rank`." in section
 
 
 def test_versions_that_changed_since_the_training_are_both_named(folder: Path) -> None:
@@ -328,15 +340,73 @@ def test_versions_that_changed_since_the_training_are_both_named(folder: Path) -
     assert "| command | `final_eval.py --best \\| tee 'x'` |" in record
 
 
-def test_a_counterpart_is_named(folder: Path) -> None:
+def _shuffled(folder: Path, flips: tuple[float, float], gain: tuple[float, float], *, with_them: bool) -> str:
+    """What the report says of shuffling where the tuned model minus its counterpart has these intervals."""
     files = study_files.read_files(folder)
-    positions = read_json(folder / "positions.json")
-    positions["models"]["counterpart"] = positions["models"]["zero_shot"]
-    files["positions.json"] = positions
-    files["evaluation.json"]["counterpart"] = "trial_007"
-    files["evaluation.json"]["identity"]["config"]["shuffle_options"] = True
+    files["positions.json"] = read_json(folder / "positions.json")
+    pair = files["positions.json"]["pairs"]["fine_tuned_minus_zero_shot"]
+    for estimate, (low, high) in ((pair["flips"]["difference"], flips), (pair["accuracy"], gain)):
+        estimate |= {"value": (low + high) / 2, "low": low, "high": high}
+    files["positions.json"]["pairs"] = {"fine_tuned_minus_counterpart": pair}
+    files["evaluation.json"]["counterpart"] = "config_4_low_lr"
+    files["evaluation.json"]["identity"]["config"]["shuffle_options"] = with_them
+    for trial in files["all_configs.json"]["trials"]:
+        shuffles = str(with_them != (trial["name"] == "config_4_low_lr"))
+        trial["parameters"] = {"lora_rank": "16" if trial["winner"] else "8", "shuffle_options": shuffles, "seed": "42"}
     section = to_markdown(report.build_report(files)).split("## Position of the options")[1].split("\n## ")[0]
-    assert "The tuned model was trained with shuffled options. Its counterpart, `trial_007`, is" in section
+    return section.split("**Did training with shuffled options help?**")[1]
+
+
+LESS, UNKNOWN, MORE = (-0.09, -0.01), (-0.05, 0.05), (0.01, 0.09)
+
+
+@pytest.mark.parametrize(
+    ("flips", "gain", "with_them", "said"),
+    [
+        (LESS, MORE, True, "The one trained with them does better"),
+        (LESS, UNKNOWN, True, "The one trained with them does better"),
+        (UNKNOWN, LESS, True, "The one trained with them does worse"),
+        (MORE, LESS, False, "The one trained with them does better"),
+        (MORE, MORE, True, "The one trained with them is better in one way and worse in the other"),
+        (
+            UNKNOWN,
+            UNKNOWN,
+            True,
+            "No difference between the one trained with them and the one trained without is shown",
+        ),
+    ],
+)
+def test_the_report_says_whether_shuffling_helped_as_far_as_that_can_be_told(
+    folder: Path, flips: tuple[float, float], gain: tuple[float, float], with_them: bool, said: str
+) -> None:
+    answer = _shuffled(folder, flips, gain, with_them=with_them)
+    assert f"trained with{'' if with_them else 'out'} shuffled options. Its counterpart, `config_4_low_lr`," in answer
+    assert f"{said}" in answer
+    # always the one with shuffled options minus the other
+    value = 100 * sum(gain) / 2 * (1 if with_them else -1)
+    assert f"mean accuracy over all orders {value:+.1f} points (" in answer
+    assert "n = 200. The two differ in `lora_rank` too: the difference cannot be laid to the shuffling alone." in answer
+
+
+def test_without_a_counterpart_the_report_says_that_shuffling_cannot_be_judged(folder: Path) -> None:
+    section = (folder / "report.md").read_text().split("## Position of the options")[1].split("\n## ")[0]
+    assert "trained without shuffled options. That cannot be told: no adapter is kept of a trial" in section
+
+
+def test_settings_that_are_not_recorded_are_not_said_to_be_the_same(folder: Path) -> None:
+    from analysis.report_shuffled import shuffled_answer
+
+    files = study_files.read_files(folder)
+    files["positions.json"] = read_json(folder / "positions.json")
+    files["positions.json"]["pairs"] = {
+        "fine_tuned_minus_counterpart": files["positions.json"]["pairs"]["fine_tuned_minus_zero_shot"]
+    }
+    files["evaluation.json"]["counterpart"] = "not among the trials"
+    assert "The two may differ in other settings too" in shuffled_answer(files).pairs[0][1]
+    for trial in files["all_configs.json"]["trials"]:
+        trial["parameters"] = {"lora_rank": "16"}
+    files["evaluation.json"]["counterpart"] = "config_4_low_lr"
+    assert "The two differ in no other setting, but each was trained once" in shuffled_answer(files).pairs[0][1]
 
 
 def test_an_ensemble_stands_in_the_tables_of_topics_and_letters(folder: Path) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from analysis_fakes import make_predictions, make_questions
 from mlflow import MlflowClient
 
-from analysis.chosen import choice_lines, describe_choice
+from analysis.chosen import choice_lines, compare_with_others, describe_choice
 from analysis.logged import log_evaluation
 from analysis.runs import choose_winner, download_record, find_search, read_validation
 from medqa.errors import RecordError
+from medqa.metrics import study_results
 from medqa.selection import BEST_MEANS, CONFIRMED_MEANS
 
 
@@ -148,6 +150,26 @@ def test_a_confirmation_under_way_leaves_the_choice_to_the_search_and_says_so(tm
     assert (choice.evaluated.name, choice.means) == ("best", BEST_MEANS)
     assert "1 of 3" in choice.note
     assert choice.note[1:] in "\n".join(choice_lines(describe_choice(choice, "accuracy", lambda trial: None)))
+
+
+def test_a_training_is_compared_with_the_completed_others_and_those_without_answers_are_named(tmp_path: Path) -> None:
+    store, questions = Store(tmp_path / "results"), make_questions(60)
+    parent = store.add_search("x")
+    answers = {"winner": make_predictions(questions, 0.8, 1), "other": make_predictions(questions, 0.4, 2)}
+    for name in ("winner", "other", "lost"):
+        run_id = store.add_trial(parent, name, "completed", [(0.5, 1.0)])
+        if name in answers:
+            (tmp_path / "val_results.json").write_text(json.dumps(study_results(answers[name], questions)))
+            store.client.log_artifact(run_id, str(tmp_path / "val_results.json"))
+    store.add_trial(parent, "stopped", "stopped", [(0.5, 1.0)])
+    search = find_search(store.results)
+    winner = next(one for one in search.trials if one.name == "winner")
+    content = compare_with_others(search, winner, answers["winner"])
+    assert (content["first"], list(content["pairs"]), content["left_out"]) == ("winner", ["other"], ["lost"])
+    right = {name: sum(item.correct for item in items) for name, items in answers.items()}
+    difference = content["pairs"]["other"]["pair"]["difference"]
+    assert difference["value"] == pytest.approx((right["winner"] - right["other"]) / 60)
+    assert content["pairs"]["other"]["holm_p"] == content["pairs"]["other"]["pair"]["p_value"] < 0.05
 
 
 def test_a_lost_validation_file_is_none_and_a_kept_one_is_read(store: Store, tmp_path: Path) -> None:

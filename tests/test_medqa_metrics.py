@@ -10,7 +10,7 @@ import sklearn.metrics
 
 from medqa.calibration import calibration
 from medqa.errors import DataError
-from medqa.estimates import TOO_FEW, chi_squared, wilson
+from medqa.estimates import TOO_FEW, chi_squared, stuart_maxwell, wilson
 from medqa.metrics import (
     accuracy,
     class_scores,
@@ -87,12 +87,74 @@ def test_chi_squared_against_equal_letters_gives_the_published_figures(predicted
     assert chi_squared(predicted, [1, 1, 1, 1]).statistic == pytest.approx(published, abs=0.05)
 
 
-def test_chi_squared_against_the_right_answers_agrees_with_scipy() -> None:
+def test_chi_squared_against_uneven_counts_agrees_with_scipy() -> None:
     predicted = [339, 291, 379, 243]
     scaled = [count * sum(predicted) / sum(GOLD) for count in GOLD]
     assert chi_squared(predicted, GOLD).p_value == pytest.approx(scipy.stats.chisquare(predicted, scaled).pvalue)
-    # the 3-shot letters are uneven against uniform counts (p < 1e-6), and not against the answers
-    assert chi_squared(predicted, GOLD).p_value > 0.05
+
+
+VISION = [[1520, 266, 124, 66], [234, 1512, 432, 78], [117, 362, 1772, 205], [36, 82, 179, 492]]
+"""Right and left eyes of 7,477 women by grade of vision: the example of Stuart 1955, Biometrika 42, 412-416."""
+
+
+@pytest.mark.parametrize(
+    ("counts", "statistic", "p_value"),
+    [
+        (VISION, 11.956569622982544, 0.007533425054800591),
+        ([[20, 10, 5], [3, 30, 15], [0, 5, 40]], 13.76470588235294, 0.0010257277265580678),
+        (
+            [[200, 60, 50, 43], [70, 150, 40, 49], [60, 80, 160, 46], [50, 40, 45, 130]],
+            8.694820358489297,
+            0.03363602517021791,
+        ),
+    ],
+)
+def test_stuart_maxwell_is_that_of_statsmodels(counts: list[list[int]], statistic: float, p_value: float) -> None:
+    # statsmodels 0.15.0, SquareTable(counts, shift_zeros=False).homogeneity(method="stuart_maxwell")
+    result = stuart_maxwell(counts)
+    assert (result.statistic, result.p_value) == pytest.approx((statistic, p_value), abs=1e-9)
+    assert (result.degrees_of_freedom, result.n) == (len(counts) - 1, np.sum(counts))
+
+
+def test_stuart_maxwell_gives_the_published_figure_and_that_of_mcnemar_for_two_classes() -> None:
+    # the R package coin, help page of its data set vision: Q = 11.96
+    assert round(stuart_maxwell(VISION).statistic, 2) == 11.96
+    # McNemar 1947: (b - c)^2 / (b + c)
+    assert stuart_maxwell([[40, 12], [3, 45]]).statistic == pytest.approx((12 - 3) ** 2 / 15, abs=1e-9)
+
+
+def test_stuart_maxwell_leaves_out_what_is_never_mistaken() -> None:
+    whole = stuart_maxwell([[20, 10, 5], [3, 30, 15], [0, 5, 40]])
+    with_more = stuart_maxwell([[20, 10, 5, 0], [3, 30, 15, 0], [0, 5, 40, 0], [0, 0, 0, 9]])
+    assert with_more.statistic == pytest.approx(whole.statistic, abs=1e-9)
+    assert (with_more.degrees_of_freedom, with_more.n) == (2, whole.n + 9)
+    # two pairs of letters, never taken for those of the other: the statistics of two McNemar tests add up
+    parts = stuart_maxwell([[9, 8, 0, 0], [2, 9, 0, 0], [0, 0, 9, 7], [0, 0, 4, 9]])
+    assert parts.statistic == pytest.approx((8 - 2) ** 2 / 10 + (7 - 4) ** 2 / 11, abs=1e-9)
+    assert parts.degrees_of_freedom == 2
+    # always one letter: the column holds every mistake
+    assert stuart_maxwell([[5, 0], [9, 0]]).statistic == pytest.approx(9, abs=1e-9)
+    assert stuart_maxwell([[5, 0], [0, 9]]).p_value == 1.0
+    with pytest.raises(DataError, match="no pairs"):
+        stuart_maxwell([[0, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("known", [0.0, 0.33, 0.87])  # accuracies of 25, 50 and 90 %: the rest is guessed
+def test_letters_predicted_as_often_as_right_are_called_uneven_at_the_nominal_rate(known: float) -> None:
+    """Also by a good model; Pearson's test with the right letters as fixed expectations does so in 29 to 0 %."""
+    generator = np.random.default_rng(0)
+    shares = np.array(GOLD) / sum(GOLD)
+    chances = known * np.diag(shares) + (1 - known) * np.outer(shares, shares)
+    tables = generator.multinomial(1_273, chances.ravel(), size=1_000).reshape(-1, 4, 4)
+    called = sum(stuart_maxwell(table.tolist()).p_value < 0.05 for table in tables)
+    assert 0.03 <= called / 1_000 <= 0.07
+
+
+def test_letter_balance_tests_the_letters_against_the_right_ones_of_the_same_questions() -> None:
+    items = several("AA " * 20 + "AB " * 10 + "AC " * 5 + "BA " * 3 + "BB " * 30 + "BC " * 15 + "CB " * 5 + "CC " * 40)
+    balance = letter_balance(items)
+    assert balance.against_gold.statistic == pytest.approx(13.76470588235294, abs=1e-9)
+    assert (balance.against_gold.degrees_of_freedom, balance.against_gold.n) == (2, 128)
 
 
 def test_letter_balance_expects_the_fifth_letter_only_where_it_is_offered() -> None:
@@ -103,7 +165,7 @@ def test_letter_balance_expects_the_fifth_letter_only_where_it_is_offered() -> N
     assert balance.against_uniform.statistic == pytest.approx(
         scipy.stats.chisquare([1, 0, 0, 0, 1], expected).statistic
     )
-    assert balance.against_gold is None
+    assert (balance.against_gold.degrees_of_freedom, balance.against_gold.p_value) == (0, 1.0)
 
 
 def test_a_prediction_counts_as_extracted_when_the_top_token_is_a_letter_with_or_without_space() -> None:
