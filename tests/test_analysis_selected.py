@@ -51,7 +51,7 @@ def test_a_preset_whose_adapter_is_not_kept_is_not_evaluated(tiny_mistral: Path,
 
 def copied_record(results: Path, folder: Path, **settings: object) -> Path:
     """The files of explored_1, as a person keeps them, with other settings of its adapter."""
-    shutil.copytree(results.parent / "record", folder)
+    shutil.copytree(results.parent / "explored_1", folder)
     validation = read_json(folder / VAL_RESULTS)
     write_json(folder / VAL_RESULTS, validation | {"overall_accuracy": 0.5})
     path = folder / ADAPTER / "adapter_config.json"
